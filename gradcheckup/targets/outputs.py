@@ -1,0 +1,108 @@
+"""Random targets that fit a model's output, where the user gave none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradcheckup import batches
+from gradcheckup.errors import TargetError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guess:
+    """What the targets are taken to be.
+
+    Attributes:
+        targets: Random targets; None where the model computes its own loss.
+        described: The same in words, for the line of assumptions.
+        criterion: A loss that only fits this output; None where it follows from the targets.
+    """
+
+    targets: Tensor | None
+    described: str
+    criterion: nn.Module | None = None
+
+
+def guess_targets(
+    model: nn.Module, inputs: Tensor, outputs: Any, generator: torch.Generator
+) -> Guess:
+    """Targets for these outputs of the model.
+
+    Args:
+        model: Whose last layer may tell probabilities from scores.
+        inputs: What the model was given; an output of equal shape is a reconstruction.
+        outputs: What it returned.
+        generator: Where random targets come from.
+
+    Raises:
+        TargetError: The output is nothing that a loss can be guessed for.
+    """
+    if _carries_loss(outputs):
+        return Guess(targets=None, described="the model returns its own loss")
+    scores = main_output(outputs)
+    if scores is None or not scores.is_floating_point():
+        came = "no tensor" if scores is None else f"{_plain(scores.dtype)} values"
+        raise TargetError(
+            f"the model returns {came}, for which no loss can be guessed: "
+            "give build_data() and criterion, or compute_loss(model, batch)"
+        )
+    shape = tuple(scores.shape)
+    if shape == tuple(inputs.shape) and inputs.is_floating_point():
+        return Guess(
+            targets=inputs.to(scores.dtype),
+            described="the inputs themselves as targets, since the output has their shape",
+        )
+    if scores.dim() == 0:
+        return Guess(targets=None, described="the model's scalar output is its loss")
+    classes_last = scores.dim() == 2 or (scores.dim() == 3 and not inputs.is_floating_point())
+    classes = shape[-1] if classes_last else shape[1] if scores.dim() >= 4 else 1
+    if classes >= 2 and not _is_image_to_image(inputs, scores):
+        places = shape[:-1] if classes_last else (shape[0], *shape[2:])
+        return Guess(
+            targets=torch.randint(classes, places, generator=generator),
+            described=f"random labels of {classes} classes",
+        )
+    if _ends_in_sigmoid(model):
+        return Guess(
+            targets=torch.randint(2, shape, generator=generator).to(scores.dtype),
+            described="random 0/1 targets with BCELoss, since the model ends in a sigmoid",
+            criterion=nn.BCELoss(),
+        )
+    return Guess(
+        targets=torch.randn(shape, generator=generator).to(scores.dtype),
+        described=f"random normal targets {'x'.join(map(str, shape))}, taken as a regression",
+    )
+
+
+def main_output(outputs: Any) -> Tensor | None:
+    """The scores among several outputs: `logits` or `out`, else the first tensor."""
+    for name in ("logits", "out"):
+        value = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+        if isinstance(value, Tensor):
+            return value
+    return next(batches.leaves(outputs), None)
+
+
+def _carries_loss(outputs: Any) -> bool:
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
+    return isinstance(loss, Tensor)
+
+
+def _is_image_to_image(inputs: Tensor, scores: Tensor) -> bool:
+    """True for super-resolution and the like: as many channels out as in, and they are pixels."""
+    return scores.dim() >= 4 and inputs.dim() == scores.dim() and inputs.shape[1] == scores.shape[1]
+
+
+def _ends_in_sigmoid(model: nn.Module) -> bool:
+    """True when the last leaf module is a sigmoid; those inside `forward` cannot be told."""
+    leaves = [module for module in model.modules() if not any(True for _ in module.children())]
+    return isinstance(leaves[-1], nn.Sigmoid)
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
