@@ -139,7 +139,7 @@ def test_constructor_that_needs_arguments(write: Write) -> None:
     assert "model.py:net" in str(refused(write(text + "net = Net(1, depth=2)")))
 
 
-def test_a_package_factory_with_arguments(write: Write) -> None:
+def test_a_package_factory_with_arguments() -> None:
     assert "build_model()" in str(refused("torch.nn:Linear"))
 
 
@@ -226,13 +226,13 @@ def test_missing_files(write: Write) -> None:
     write(NET, "src/resnet.py")
     assert "did you mean model.py?" in str(refused("modle.py"))
     assert "did you mean model.py?" in str(refused("modl"))
-    assert f"did you mean {os.path.join('src', 'resnet.py')}?" in str(refused("src/resent.py"))
+    assert f"did you mean {Path('src') / 'resnet.py'}?" in str(refused("src/resent.py"))
     assert "no folder" in str(refused("scr/resnet.py"))
     assert "resnet.py" in str(refused("src"))
     assert "did you mean torchvision?" in str(refused("torchvison.models:resnet18"))
 
 
-def test_wrong_kinds_of_files(write: Write) -> None:
+def test_wrong_kinds_of_files() -> None:
     for name in ("weights.pt", "notes.txt"):
         Path(name).write_text("")
         assert "no Python file" in str(refused(f"./{name}"))
@@ -422,30 +422,23 @@ CLASSIFIER = "random labels of"
     ("body", "shape", "targets"),
     [
         ("nn.Linear(5, 3)", (32, 5), (32,)),
-        ("nn.Sequential(nn.Flatten(), nn.Linear(784, 10))", (32, 1, 28, 28), (32,)),
-        ("nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))", (32, 3, 32, 32), (32,)),
-        ("nn.Sequential(nn.Flatten(), nn.Linear(50, 10))", (32, 50), (32,)),
-        ("nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))", (32, 4), (32,)),
-        ("nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(7))", (8, 3, 64, 64), (8,)),
-        (
-            "nn.Sequential(nn.Conv2d(3, 2, 3, 2), nn.Flatten(), nn.Linear(2*15*15, 5))",
-            (8, 3, 32, 32),
-            (8,),
-        ),
-        ("nn.Sequential(nn.Conv2d(1, 2, 5), nn.Flatten(), nn.Linear(2*24*24, 5))",
-         (8, 1, 28, 28), (8,)),
-        ("nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(),"
-         " nn.Linear(4, 3))", (8, 2, 64), (8,)),
-        ("nn.Sequential(nn.Conv3d(1, 2, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten(),"
-         " nn.Linear(2, 3))", (4, 1, 16, 32, 32), (4,)),
-        ("nn.Sequential(nn.Conv2d(3, 5, 1))", (8, 3, 64, 64), (8, 64, 64)),
-        ("nn.Sequential(nn.ConvTranspose2d(6, 3, 4))", (8, 6, 1, 1), (8, 4, 4)),
-        ("nn.Sequential(nn.Embedding(11, 4), nn.Linear(4, 11))", (8, 16), (8, 16)),
-        ("nn.Sequential(nn.Linear(6, 1))", (32, 6), (32, 1)),
+        ("nn.Flatten(), nn.Linear(784, 10)", (32, 1, 28, 28), (32,)),
+        ("nn.Flatten(), nn.Linear(3072, 10)", (32, 3, 32, 32), (32,)),
+        ("nn.Flatten(), nn.Linear(50, 10)", (32, 50), (32,)),
+        ("nn.BatchNorm1d(4), nn.Linear(4, 2)", (32, 4), (32,)),
+        ("nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(7)", (8, 3, 64, 64), (8,)),
+        ("nn.Conv2d(3, 2, 3, 2), nn.Flatten(), nn.Linear(450, 5)", (8, 3, 32, 32), (8,)),
+        ("nn.Conv2d(1, 2, 5), nn.Flatten(), nn.Linear(1152, 5)", (8, 1, 28, 28), (8,)),
+        ("nn.Conv1d(2, 4, 3), nn.Flatten(), nn.Linear(248, 3)", (8, 2, 64), (8,)),
+        ("nn.Conv3d(1, 2, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten()", (4, 1, 16, 32, 32), (4,)),
+        ("nn.Conv2d(3, 5, 1)", (8, 3, 64, 64), (8, 64, 64)),
+        ("nn.ConvTranspose2d(6, 3, 4)", (8, 6, 1, 1), (8, 4, 4)),
+        ("nn.Embedding(11, 4), nn.Linear(4, 11)", (8, 16), (8, 16)),
+        ("nn.Linear(6, 1)", (32, 6), (32, 1)),
     ],
-)  # fmt: skip
+)
 def test_guesses(write: Write, body: str, shape: tuple[int, ...], targets: tuple[int, ...]) -> None:
-    target = load_target(write(f"model = {body}"))
+    target = load_target(write(f"model = nn.Sequential({body})"))
     assert tuple(target.data[0].shape) == shape
     assert tuple(target.data[1].shape) == targets
     run_once(target)
@@ -457,11 +450,7 @@ def test_guesses(write: Write, body: str, shape: tuple[int, ...], targets: tuple
     [
         ("nn.LSTM(6, 5, batch_first=True)", (8, 16, 6)),
         ("nn.GRU(6, 5)", (16, 8, 6)),
-        (
-            "nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True,"
-            " dropout=0.0), 1, enable_nested_tensor=False)",
-            (8, 16, 8),
-        ),
+        ("nn.TransformerEncoderLayer(8, 2, batch_first=True)", (8, 16, 8)),
     ],
 )
 def test_sequence_models(write: Write, layer: str, shape: tuple[int, ...]) -> None:
@@ -639,7 +628,7 @@ if __name__ == "__main__":
 """
     Path("use.py").write_text(code)
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "use.py"], capture_output=True, text=True, env=env, check=False
     )
     assert done.stdout == "2\n", done.stderr
