@@ -1,0 +1,81 @@
+"""Diagnose gradient flow in PyTorch models: which layer, why, and what makes it better.
+
+    report = gradcheckup.diagnose(model, data, criterion, optimizer=optimizer)
+    print(report)
+
+Importing this package does not import torch; the functions that need it do.
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gradcheckup.errors import (
+    DataError,
+    GradcheckupError,
+    LossError,
+    MissingDependencyError,
+    ModelError,
+    ReportError,
+    TargetError,
+    UnhealthyError,
+    UsageError,
+)
+from gradcheckup.records import (
+    Finding,
+    LayerRecord,
+    ParameterRecord,
+    Recording,
+    Role,
+    Severity,
+    Step,
+)
+from gradcheckup.report import Report
+from gradcheckup.serialization import load_report
+from gradcheckup.thresholds import Thresholds
+from gradcheckup.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from gradcheckup.checkup import assert_healthy, diagnose
+
+_NEED_TORCH = {"assert_healthy": "gradcheckup.checkup", "diagnose": "gradcheckup.checkup"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_NEED_TORCH[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+__all__ = [
+    "DataError",
+    "Finding",
+    "GradcheckupError",
+    "LayerRecord",
+    "LossError",
+    "MissingDependencyError",
+    "ModelError",
+    "ParameterRecord",
+    "Recording",
+    "Report",
+    "ReportError",
+    "Role",
+    "Severity",
+    "Step",
+    "TargetError",
+    "Thresholds",
+    "UnhealthyError",
+    "UsageError",
+    "__version__",
+    "assert_healthy",
+    "diagnose",
+    "load_report",
+]

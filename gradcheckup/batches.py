@@ -1,0 +1,153 @@
+"""From what users call data to batches, and from a batch to a call of the model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from gradcheckup.errors import DataError
+
+TARGET_KEYS = ("labels", "label", "targets", "target", "y")
+"""Keys under which a mapping carries its targets."""
+
+
+def take(data: Any, count: int) -> tuple[list[Any], tuple[str, ...]]:
+    """Up to `count` batches, and what had to be assumed to get them.
+
+    A tensor, a mapping, a tuple or a list that starts with a tensor is one batch; a Dataset is
+    loaded in batches of 32; everything else is iterated.
+
+    Raises:
+        DataError: There is no batch, or one holds NaN or Inf.
+    """
+    notes: tuple[str, ...] = ()
+    if _is_batch(data):
+        batches = [data]
+    else:
+        if isinstance(data, Dataset):
+            shuffle = not isinstance(data, IterableDataset)
+            notes = ("batches of 32 from the dataset",)
+            data = DataLoader(data, batch_size=32, shuffle=shuffle)
+        if not isinstance(data, Iterable):
+            raise DataError(
+                "expected a batch (inputs, targets) or an iterable of batches, got "
+                f"{type(data).__name__}"
+            )
+        with _generators_kept(data):
+            batches = list(islice(iter(data), count))
+        if not batches:
+            raise DataError(
+                f"expected at least one batch, but the {type(data).__name__} is empty: check "
+                "the dataset's length, drop_last and the batch size"
+            )
+    for index, batch in enumerate(batches):
+        _check_finite(batch, index)
+    return batches, notes
+
+
+def _is_batch(data: Any) -> bool:
+    if isinstance(data, (Tensor, Mapping)):
+        return True
+    if isinstance(data, tuple):
+        return len(data) > 0
+    return isinstance(data, list) and len(data) > 0 and isinstance(data[0], Tensor)
+
+
+@contextmanager
+def _generators_kept(data: Any) -> Iterator[None]:
+    """Leaves the random generators of a loader where they were."""
+    sampler = getattr(data, "sampler", None)
+    owners = (data, sampler, getattr(data, "batch_sampler", None))
+    found = [getattr(owner, "generator", None) for owner in owners]
+    states = [(each, each.get_state()) for each in found if isinstance(each, torch.Generator)]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
+
+
+def leaves(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from leaves(each)
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from leaves(each)
+
+
+def _check_finite(batch: Any, index: int) -> None:
+    for tensor in leaves(batch):
+        numeric = tensor.is_floating_point() or tensor.is_complex()
+        if numeric and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise DataError(
+                f"expected finite data, but batch {index} has {bad} NaN or Inf among the "
+                f"{tensor.numel()} values of a tensor of shape {tuple(tensor.shape)}: "
+                "clean the data first"
+            )
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """The batch with its tensors on a device; tensors that are there already are kept."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        values = {key: moved(each, device) for key, each in batch.items()}
+        return type(batch)(values) if type(batch) is not dict else values  # type: ignore[call-arg]
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(moved(each, device) for each in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(moved(each, device) for each in batch)
+    return batch.to(device) if hasattr(batch, "to") and callable(batch.to) else batch
+
+
+def split(batch: Any, model: nn.Module, *, keep_targets: bool) -> tuple[Any, Any]:
+    """Inputs and targets of a batch; targets are None where it has none.
+
+    Args:
+        batch: Tensor, mapping, or sequence whose last element is the targets.
+        model: Whose `forward` decides which keys of a mapping it takes.
+        keep_targets: Leave targets in a mapping: the model computes its own loss from them.
+    """
+    if isinstance(batch, Mapping):
+        key = next((name for name in TARGET_KEYS if name in batch), None)
+        taken = keep_targets and key is not None and key in _keywords(model, batch)
+        inputs = {name: value for name, value in batch.items() if taken or name != key}
+        return inputs, batch[key] if key else None
+    if isinstance(batch, (tuple, list)) and len(batch) > 1:
+        *inputs, targets = batch
+        return inputs[0] if len(inputs) == 1 else tuple(inputs), targets
+    if isinstance(batch, (tuple, list)):
+        return batch[0], None
+    return batch, None
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """The model's output: mappings become keywords, sequences positional arguments if they fit."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        try:
+            inspect.signature(model.forward).bind(*inputs)
+        except (TypeError, ValueError):
+            return model(inputs)
+        return model(*inputs)
+    return model(inputs)
+
+
+def _keywords(model: nn.Module, batch: Mapping[str, Any]) -> set[str]:
+    parameters = inspect.signature(model.forward).parameters.values()
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return set(batch)
+    return {each.name for each in parameters}

@@ -1,0 +1,111 @@
+"""The composition root: from a model and its data to a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from gradcheckup import batches, rules
+from gradcheckup.errors import UsageError
+from gradcheckup.objective import ComputeLoss, Criterion, Objective
+from gradcheckup.probe import OnStep, misspelt_flags, probe
+from gradcheckup.report import Report
+from gradcheckup.subject import OptimizerSource, rehearsal, unwrap
+from gradcheckup.thresholds import Thresholds
+
+
+def diagnose(
+    model: nn.Module,
+    data: Any,
+    criterion: Criterion | None = None,
+    *,
+    optimizer: OptimizerSource | None = None,
+    compute_loss: ComputeLoss | None = None,
+    steps: int = 8,
+    seed: int = 0,
+    thresholds: Thresholds | Mapping[str, float] | None = None,
+    select: Iterable[str] | None = None,
+    ignore: Iterable[str] | None = None,
+    on_step: OnStep | None = None,
+    subject: str = "",
+    assumptions: Iterable[str] = (),
+) -> Report:
+    """Trains a copy of a model for a few steps, measures every layer, and judges what it saw.
+
+    The model, the optimizer, a criterion that is a module, and all random states are afterwards
+    as they were.
+
+    Args:
+        model: Any `nn.Module`, in the state in which it is to be judged.
+        data: One batch `(inputs, targets)`, a mapping of keyword arguments, an iterable of batches
+            (a DataLoader) or a Dataset.
+        criterion: `criterion(outputs, targets)`. Left out where the model's output carries
+            `.loss`; inferred from outputs and targets otherwise, which the report says.
+        optimizer: An optimizer of the model's parameters, an optimizer class (or partial), or a
+            function from the model to an optimizer. SGD(lr=0.01, momentum=0.9) when left out.
+        compute_loss: `compute_loss(model, batch)` returning a scalar, for everything else.
+        steps: Optimizer steps of the probe. One look at initialisation is not enough: only what
+            persists is critical.
+        seed: Seed of the probe's random numbers.
+        thresholds: Limits to judge by, or a mapping of the ones to change.
+        select: Codes, beginnings of codes or names of the rules to apply; None for all.
+        ignore: The same, for rules to leave out.
+        on_step: Called with the number of finished steps and of all steps.
+        subject: What to call the model in the report.
+        assumptions: Lines to add to what the report says was assumed.
+
+    Returns:
+        The report.
+
+    Raises:
+        UsageError: An argument makes no sense.
+        DataError: There is no usable batch.
+        ModelError: The model cannot be trained, or failed to run.
+        LossError: The loss is not a scalar that requires grad.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise UsageError(f"expected steps to be a whole number of at least 1, got {steps!r}")
+    limits = _limits(thresholds)
+    chosen = rules.choose(select, ignore)
+    with rehearsal(model, optimizer, criterion, seed) as patient:
+        taken, notes = batches.take(data, steps)
+        objective = Objective(patient.criterion, compute_loss)
+        recording = probe(
+            patient, objective, taken, steps=steps, thresholds=limits, on_step=on_step
+        )
+        inferred = (*notes, *objective.assumptions, *patient.assumptions)
+    recording = replace(recording, misspelt=misspelt_flags(unwrap(model)))
+    return Report(
+        recording=recording,
+        findings=rules.judge(recording, limits, chosen),
+        thresholds=limits,
+        assumptions=(*assumptions, *inferred),
+        subject=subject,
+    )
+
+
+def assert_healthy(report: Report) -> None:
+    """Raises `UnhealthyError`, an AssertionError with the text report, on critical findings."""
+    if not report.healthy:
+        from gradcheckup.errors import UnhealthyError
+
+        raise UnhealthyError(str(report))
+
+
+def _limits(thresholds: Thresholds | Mapping[str, float] | None) -> Thresholds:
+    if thresholds is None:
+        return Thresholds()
+    if isinstance(thresholds, Thresholds):
+        return thresholds
+    unknown = sorted(set(thresholds) - set(Thresholds.__dataclass_fields__))
+    if unknown:
+        raise UsageError(
+            f"expected names of thresholds, got {', '.join(unknown)}: known are "
+            f"{', '.join(Thresholds.__dataclass_fields__)}"
+        )
+    return Thresholds(**thresholds)

@@ -1,0 +1,33 @@
+"""From findings to the treatments that are likely to help, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gradcheckup.records import Finding
+
+_BY_CAUSE: Mapping[tuple[str, str | None], tuple[str, ...]] = {
+    ("GC101", "squashing-activation"): ("normalization", "skip_connection", "activation"),
+    ("GC101", "small-weights"): ("weight_scale", "normalization", "skip_connection"),
+    ("GC102", "normalisation-growth"): ("skip_connection", "gradient_clipping"),
+    ("GC102", "learning-rate"): ("gradient_clipping", "optimizer"),
+    ("GC203", "small-weights"): ("weight_scale", "normalization", "skip_connection"),
+}
+
+_BY_CODE: Mapping[str, tuple[str, ...]] = {
+    "GC101": ("normalization", "skip_connection", "weight_scale"),
+    "GC102": ("weight_scale", "normalization", "gradient_clipping"),
+    "GC201": ("weight_scale", "normalization", "activation"),
+    "GC202": ("activation", "weight_scale", "normalization"),
+    "GC203": ("weight_scale", "normalization", "skip_connection"),
+    "GC301": ("optimizer", "normalization"),
+    "GC302": ("gradient_clipping", "optimizer"),
+    "GC504": ("weight_scale",),
+}
+
+
+def prescribe(finding: Finding) -> Finding:
+    """The finding with its prescriptions; none where the user's code has to change instead."""
+    by_cause = _BY_CAUSE.get((finding.code, finding.cause))
+    return replace(finding, prescriptions=by_cause or _BY_CODE.get(finding.code, ()))

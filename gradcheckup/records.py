@@ -1,0 +1,258 @@
+"""What gradcheckup knows, as frozen records of plain Python values.
+
+No tensor lives here, and nothing formats itself. A value that was not measured or does not apply
+is None, never 0.0; infinities and NaN are themselves. `serialization` turns records into JSON,
+`rules` turn a `Recording` into `Finding`s, `reports` turn both into something to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Role(str, Enum):
+    """What a layer is for on the way from the input to the loss."""
+
+    WEIGHT = "weight"
+    """Mixes features: linear, convolution, recurrent layer, attention, embedding."""
+    NORM = "norm"
+    """Normalises: batch, layer, group, instance or RMS normalisation."""
+    ACTIVATION = "activation"
+    """An element-wise nonlinearity, as a module or as a function."""
+    SCALE = "scale"
+    """Owns only vectors or scalars: LayerScale, a learnt temperature."""
+    CONTAINER = "container"
+    """Owns parameters of its own beside layers inside it: a ViT with its class token."""
+
+
+class Severity(str, Enum):
+    """How bad a finding is; `Report.healthy` is false exactly when a critical one stands."""
+
+    INFORMATION = "information"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """0 for information, 1 for warning, 2 for critical."""
+        return list(Severity).index(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRecord:
+    """One layer (one call of it) at one step.
+
+    Attributes:
+        name: Qualified module name, without wrapper prefixes. A functional activation is named
+            after the module it is called in: ``block1.relu``, or ``sigmoid`` at the top.
+        call: 0 for the first call in a step, 1 for the second, where one is used more than once.
+        kind: ``linear``, ``conv2d``, ``sigmoid``, ``lstm`` ...
+        role: What the layer is for.
+        functional: True for an activation that is no registered module of the model.
+        shape: Shape of the output `y`.
+        output: True for layers at the loss end: the weight layers from which the loss is reached
+            through no other weight layer, and what follows them.
+        bottleneck: True when every path from the first layer to the loss passes through this one,
+            None where the autograd graph could not tell.
+        gate: True for an activation whose output only multiplies something else.
+        gradient_norm: L2 norm of dL/dy over the batch tensor; None when no gradient arrived.
+        gradient_ratio: `gradient_norm` over that of the reference layer of the step.
+        gain: `gradient_norm` over that of the next layer of the same role, like with like.
+        signal: RMS over features of the standard deviation of y over the batch.
+        signal_ratio: `signal` over that of the first weight layer.
+        saturation: Share of pre-activations where the derivative is below a fraction of its
+            maximum; None for activations without a saturating zone and for other layers.
+        dead_fraction: Share of units that never fired in any step up to this one; None where
+            a unit cannot be dead.
+        update_ratio: Norm of the change over norm of the layer's own trainable parameters.
+        finite: False when y had a NaN or Inf; None when y has no floating-point values.
+    """
+
+    name: str
+    call: int
+    kind: str
+    role: Role
+    functional: bool = False
+    shape: tuple[int, ...] = ()
+    output: bool = False
+    bottleneck: bool | None = None
+    gate: bool = False
+    gradient_norm: float | None = None
+    gradient_ratio: float | None = None
+    gain: float | None = None
+    signal: float | None = None
+    signal_ratio: float | None = None
+    saturation: float | None = None
+    dead_fraction: float | None = None
+    update_ratio: float | None = None
+    finite: bool | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Name and call index, which identify the layer across steps."""
+        return self.name, self.call
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterRecord:
+    """One parameter at one step. A tied parameter appears once, under its first name.
+
+    Attributes:
+        name: Qualified name.
+        layer: Qualified name of the module that owns it.
+        shape: Its shape.
+        trainable: `requires_grad`.
+        learning_rate: That of its parameter group; None when it is in no group.
+        gradient_norm: L2 norm of its gradient; None when there is none.
+        carried_norm: L2 norm of what stood in `.grad` when the step began, after `zero_grad`.
+        weight_norm: L2 norm before the step.
+        update_norm: L2 norm of the change that the optimizer made.
+        row_spread: ||W - mean of its rows|| / ||W||: 0 when all units share one weight vector;
+            None for vectors and single rows.
+    """
+
+    name: str
+    layer: str
+    shape: tuple[int, ...]
+    trainable: bool
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
+    carried_norm: float | None = None
+    weight_norm: float | None = None
+    update_norm: float | None = None
+    row_spread: float | None = None
+
+    @property
+    def update_ratio(self) -> float | None:
+        """`update_norm` / `weight_norm`; None when not measured or the weights are all zero."""
+        if self.update_norm is None or not self.weight_norm:
+            return None
+        return self.update_norm / self.weight_norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One optimizer step.
+
+    Attributes:
+        index: 0 for the step at initialisation.
+        loss: The loss before the update.
+        layers: In execution order.
+        parameters: In the model's order.
+        reference: Key of the layer that gradient ratios refer to: the last hidden weight layer, or
+            the output layer where a path leads around it, as in a residual net.
+    """
+
+    index: int
+    loss: float
+    layers: tuple[LayerRecord, ...]
+    parameters: tuple[ParameterRecord, ...]
+    reference: tuple[str, int] | None = None
+
+    def layer(self, key: tuple[str, int] | None) -> LayerRecord | None:
+        """The layer with this key, or None."""
+        return next((layer for layer in self.layers if layer.key == key), None)
+
+    @property
+    def first(self) -> LayerRecord | None:
+        """The first weight layer that received a gradient (else the first with one)."""
+        reached = [layer for layer in self.layers if layer.gradient_norm is not None]
+        weights = [layer for layer in reached if layer.role is Role.WEIGHT]
+        return next(iter(weights or reached), None)
+
+    @property
+    def end_to_end_ratio(self) -> float | None:
+        """Gradient ratio of the first layer."""
+        first = self.first
+        return first.gradient_ratio if first else None
+
+    @property
+    def signal_reference(self) -> LayerRecord | None:
+        """The last hidden layer that every path to the loss passes through; else the reference.
+
+        An activation or normalisation will do: behind the last sum of a residual net the signal is
+        whole, in the output layer a small initialisation may hide it.
+        """
+        shared = [layer for layer in self.layers if layer.bottleneck and not layer.output]
+        behind = [layer for layer in shared if layer.role is not Role.CONTAINER]
+        last = behind[-1] if behind else None
+        reference = self.layer(self.reference)
+        if last is None or last is self.first or (reference and reference.bottleneck):
+            return reference
+        return last
+
+    @property
+    def end_to_end_signal(self) -> float | None:
+        """Signal ratio of the signal reference: what is left of the first layer's signal."""
+        reference = self.signal_reference
+        return reference.signal_ratio if reference else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """What was measured, before anyone judged it.
+
+    Attributes:
+        model: Class name of the model.
+        optimizer: How the optimizer is configured: ``SGD(lr=0.01, momentum=0.9)``.
+        steps: One or more, in order; the last may have ended in NaN.
+        never_called: Modules that own parameters and did not run.
+        misspelt: Attributes that look like a misspelt or misplaced `requires_grad`, as
+            ``fc1.weight.require_grad``.
+    """
+
+    model: str
+    optimizer: str
+    steps: tuple[Step, ...]
+    never_called: tuple[str, ...] = ()
+    misspelt: tuple[str, ...] = ()
+
+    @property
+    def settled(self) -> tuple[Step, ...]:
+        """The second half of the steps: what still holds there has persisted."""
+        return self.steps[len(self.steps) // 2 :]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that a rule found, as evidence; sentences are written by the reports.
+
+    Attributes:
+        code: Stable code, ``GC101``.
+        rule: Its name, ``vanishing-gradient``.
+        severity: How bad.
+        layers: Names of the layers or parameters concerned, in execution order.
+        culprit: The one where it starts, when that can be said.
+        observed: The measured value that broke the limit; None when it is not a number.
+        limit: The limit it broke.
+        steps: Indices of the steps at which it held.
+        cause: A key for the likely cause, as ``squashing-activation``; None when not known.
+        evidence: Further facts as (name, value) pairs.
+        consequences: Findings that this one explains.
+        prescriptions: Keys of treatments that are likely to help, best first.
+    """
+
+    code: str
+    rule: str
+    severity: Severity
+    layers: tuple[str, ...] = ()
+    culprit: str | None = None
+    observed: float | None = None
+    limit: float | None = None
+    steps: tuple[int, ...] = ()
+    cause: str | None = None
+    evidence: tuple[tuple[str, float | int | str], ...] = ()
+    consequences: tuple[Finding, ...] = ()
+    prescriptions: tuple[str, ...] = ()
+
+    def fact(self, name: str) -> float | int | str | None:
+        """The piece of evidence with this name, or None."""
+        return dict(self.evidence).get(name)
+
+    def walk(self) -> Iterator[Finding]:
+        """This finding, then everything folded under it."""
+        yield self
+        for consequence in self.consequences:
+            yield from consequence.walk()

@@ -1,0 +1,100 @@
+"""Rules: pure functions from a `Recording` and `Thresholds` to `Finding`s, one file each.
+
+`RULES` is the whole set, in the order of their codes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from gradcheckup.errors import UsageError
+from gradcheckup.prescriptions import prescribe
+from gradcheckup.records import Finding, Recording
+from gradcheckup.rules import (
+    accumulating_gradient,
+    collapsed_signal,
+    dead_units,
+    exploding_gradient,
+    frozen_parameters,
+    misspelt_requires_grad,
+    non_finite_activation,
+    non_finite_gradient,
+    oversized_update,
+    saturated_activation,
+    severed_gradient,
+    starved_layer,
+    symmetric_weights,
+    unchanged_parameters,
+    unused_parameters,
+    vanishing_gradient,
+    zero_gradient,
+)
+from gradcheckup.rules.folding import fold
+from gradcheckup.rules.rule import Rule
+from gradcheckup.thresholds import Thresholds
+
+RULES: tuple[Rule, ...] = (
+    vanishing_gradient.RULE,
+    exploding_gradient.RULE,
+    severed_gradient.RULE,
+    zero_gradient.RULE,
+    saturated_activation.RULE,
+    dead_units.RULE,
+    collapsed_signal.RULE,
+    starved_layer.RULE,
+    oversized_update.RULE,
+    unchanged_parameters.RULE,
+    accumulating_gradient.RULE,
+    non_finite_activation.RULE,
+    non_finite_gradient.RULE,
+    unused_parameters.RULE,
+    frozen_parameters.RULE,
+    misspelt_requires_grad.RULE,
+    symmetric_weights.RULE,
+)
+
+
+def choose(select: Iterable[str] | None, ignore: Iterable[str] | None) -> tuple[Rule, ...]:
+    """The rules that are selected and not ignored.
+
+    Args:
+        select: Codes, beginnings of codes (`GC1`) or names; None or empty for all.
+        ignore: The same, to leave out.
+
+    Raises:
+        UsageError: Something matches no rule.
+    """
+    chosen = _matching(select) if select else RULES
+    left_out = _matching(ignore) if ignore else ()
+    return tuple(rule for rule in chosen if rule not in left_out)
+
+
+def judge(
+    recording: Recording, thresholds: Thresholds, rules: Iterable[Rule] = RULES
+) -> tuple[Finding, ...]:
+    """What the rules find in a recording: folded, with prescriptions, worst first."""
+    found = [finding for rule in rules for finding in rule.check(recording, thresholds)]
+    return tuple(map(prescribe, fold(found)))
+
+
+def _matching(wanted: Iterable[str]) -> tuple[Rule, ...]:
+    words = [wanted] if isinstance(wanted, str) else list(wanted)
+    for word in words:
+        if not any(_matches(rule, word) for rule in RULES):
+            known = [each for rule in RULES for each in (rule.code, rule.name)]
+            close = difflib.get_close_matches(word, [*known, *map(str.lower, known)], n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UsageError(
+                f"expected a rule code, the beginning of one or a name, got {word!r}: {hint}"
+                "`gradcheckup rules` lists them"
+            )
+    return tuple(rule for rule in RULES if any(_matches(rule, word) for word in words))
+
+
+def _matches(rule: Rule, word: str) -> bool:
+    word = word.strip().lower()
+    return bool(word) and (rule.code.lower().startswith(word) or rule.name == word)
+
+
+__all__ = ["RULES", "Rule", "choose", "judge"]

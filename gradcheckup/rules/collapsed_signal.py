@@ -1,0 +1,62 @@
+"""GC203: the last layers give nearly the same output for every input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradcheckup.records import Finding, Recording, Role, Severity, Step
+from gradcheckup.rules import query
+from gradcheckup.rules.rule import Rule
+from gradcheckup.thresholds import Thresholds
+
+
+def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
+    """Flags a batch signal that fades on the way to the reference layer."""
+    low = thresholds.signal_ratio_low
+
+    def collapsed(step: Step) -> bool:
+        share = step.end_to_end_signal
+        return share is not None and share < low
+
+    steps = query.persistent(recording, collapsed)
+    if not steps:
+        return
+    step = recording.steps[steps[0]]
+    reference = step.signal_reference
+    faint = [
+        layer
+        for layer in query.hidden(step, Role.WEIGHT)
+        if layer.signal_ratio is not None and layer.signal_ratio < low
+    ]
+    yield Finding(
+        code=RULE.code,
+        rule=RULE.name,
+        severity=Severity.CRITICAL,
+        layers=query.names(faint) or ((reference.name,) if reference else ()),
+        culprit=faint[0].name if faint else None,
+        observed=step.end_to_end_signal,
+        limit=low,
+        steps=steps,
+        cause="small-weights",
+        evidence=(("reference", reference.name if reference else ""),),
+    )
+
+
+RULE = Rule(
+    code="GC203",
+    name="collapsed-signal",
+    summary="the last layers give nearly the same output for every input",
+    formula=(
+        "Signal: the standard deviation of y over the batch, per feature, then RMS over features. "
+        "Flagged when that of the last hidden layer that no path bypasses is below signal_ratio_low times the first layer's at "
+        "every step of the second half of the probe."
+    ),
+    default=(
+        "signal_ratio_low = 0.02, the same factor of 50 as GC101: on its 220 nets the larger of "
+        "gradient and signal ratio predicted the trained outcome with an AUC of .993, the gradient "
+        "ratio alone with .942."
+    ),
+    false_alarms="A batch of identical samples has no signal anywhere and is not judged.",
+    remedy="Larger initial weights (He, Xavier, LSUV), normalisation, skip connections.",
+    check=check,
+)

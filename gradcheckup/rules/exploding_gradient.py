@@ -1,0 +1,121 @@
+"""GC102: the gradient grows towards the first layers, or from step to step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from gradcheckup.records import Finding, Recording, Role, Severity, Step
+from gradcheckup.rules import query
+from gradcheckup.rules.rule import Rule
+from gradcheckup.thresholds import Thresholds
+
+_STEP_GROWTH = 1e3
+
+
+def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
+    """Flags an end-to-end ratio that stays above the limit, or a gradient that runs away."""
+    limit = _limit(recording.steps[0], thresholds)
+
+    def explodes(step: Step) -> bool:
+        ratio = step.end_to_end_ratio
+        return ratio is not None and ratio > limit
+
+    steps = query.persistent(recording, explodes)
+    if steps:
+        yield _across_layers(recording, recording.steps[steps[0]], steps, limit)
+    else:
+        yield from _across_steps(recording, thresholds)
+
+
+def _limit(step: Step, thresholds: Thresholds) -> float:
+    norms = len(query.hidden(step, Role.NORM))
+    expected = min(norms * math.log(thresholds.norm_growth), math.log(thresholds.norm_growth_cap))
+    return max(thresholds.gradient_ratio_high, math.exp(expected))
+
+
+def _across_layers(
+    recording: Recording, step: Step, steps: tuple[int, ...], limit: float
+) -> Finding:
+    weights = query.hidden(step, Role.WEIGHT)
+    mean = query.per_layer(step)
+    culprit = query.first_outside(weights, lambda gain: gain > (mean[0] ** 0.5 if mean else 1))
+    evidence: list[tuple[str, float | int | str]] = []
+    if mean:
+        evidence += [("per_layer", mean[0]), ("depth", mean[1])]
+    if step.first:
+        evidence.append(("worst", step.first.name))
+    if step.reference:
+        evidence.append(("reference", step.reference[0]))
+    if step.end_to_end_signal is not None:
+        evidence.append(("signal_ratio", step.end_to_end_signal))
+    shares = query.shares(step)
+    if shares:
+        evidence += [("slope_share", shares[0]), ("weight_share", shares[1])]
+    evidence.append(("optimizer", recording.optimizer))
+    return Finding(
+        code=RULE.code,
+        rule=RULE.name,
+        severity=Severity.CRITICAL,
+        layers=query.names(
+            layer for layer in weights if layer.gradient_ratio and layer.gradient_ratio > limit
+        ),
+        culprit=culprit.name if culprit else (step.first.name if step.first else None),
+        observed=step.end_to_end_ratio,
+        limit=limit,
+        steps=steps,
+        cause="normalisation-growth" if query.hidden(step, Role.NORM) else "large-weights",
+        evidence=tuple(evidence),
+    )
+
+
+def _across_steps(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
+    """A gradient that grows a thousandfold within the probe while the loss diverges."""
+    start = _total(recording.steps[0])
+    for step in recording.steps[1:]:
+        total = _total(step)
+        diverged = not step.loss <= thresholds.loss_growth * abs(recording.steps[0].loss)
+        if diverged and start and not total <= _STEP_GROWTH * start:
+            yield Finding(
+                code=RULE.code,
+                rule=RULE.name,
+                severity=Severity.CRITICAL,
+                layers=query.names(query.hidden(step, Role.WEIGHT)),
+                observed=total / start,
+                limit=_STEP_GROWTH,
+                steps=(step.index,),
+                cause="learning-rate",
+                evidence=(
+                    ("loss_first", recording.steps[0].loss),
+                    ("loss_last", step.loss),
+                    ("optimizer", recording.optimizer),
+                ),
+            )
+            return
+
+
+def _total(step: Step) -> float:
+    return math.hypot(*(each.gradient_norm or 0.0 for each in step.parameters))
+
+
+RULE = Rule(
+    code="GC102",
+    name="exploding-gradient",
+    summary="the gradient grows towards the first layers, or from step to step",
+    formula=(
+        "The end-to-end gradient ratio (see GC101) above the limit at every step of the second "
+        "half of the probe; or a norm over all parameter gradients that grows a thousandfold "
+        "within the probe while the loss rises above loss_growth times its first value."
+    ),
+    default=(
+        "gradient_ratio_high = 100: no net that learnt was above it on the 220 nets of GC101. "
+        "Normalised nets grow by sqrt(pi / (pi - 1)) = 1.21 per normalisation layer and learn, so "
+        "the limit follows that growth (norm_growth), up to norm_growth_cap = 1e4."
+    ),
+    false_alarms=(
+        "Residual BatchNorm nets start high (2500 for ResNet-152) and settle within a few steps: "
+        "only what persists is flagged."
+    ),
+    remedy="Smaller initial weights, normalisation, gradient clipping, a smaller learning rate.",
+    check=check,
+)

@@ -1,0 +1,49 @@
+"""GC401: where the first NaN or Inf arose in the forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from gradcheckup.records import Finding, Recording, Severity
+from gradcheckup.rules import query
+from gradcheckup.rules.rule import Rule
+from gradcheckup.thresholds import Thresholds
+
+
+def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
+    """Names the first layer, in execution order, whose output is not finite; else the loss."""
+    del thresholds
+    for step in recording.steps:
+        broken = [layer for layer in step.layers if layer.finite is False]
+        if not broken and math.isfinite(step.loss):
+            continue
+        position = step.layers.index(broken[0]) if broken else len(step.layers)
+        before = step.layers[position - 1].name if position else "the input"
+        yield Finding(
+            code=RULE.code,
+            rule=RULE.name,
+            severity=Severity.CRITICAL,
+            layers=query.names(broken) or ("loss",),
+            culprit=broken[0].name if broken else "loss",
+            observed=step.loss,
+            steps=(step.index,),
+            cause="in-forward" if broken else "in-loss",
+            evidence=(("before", before), ("optimizer", recording.optimizer)),
+        )
+        return
+
+
+RULE = Rule(
+    code="GC401",
+    name="non-finite-activation",
+    summary="where the first NaN or Inf arose in the forward pass",
+    formula="The first layer in execution order whose output holds a NaN or Inf, or the loss.",
+    default="No limit.",
+    false_alarms="A layer that returns -inf on purpose, as a mask.",
+    remedy=(
+        "Look at the named layer: exp, log or a division without a lower bound, a square root at "
+        "0, float16 overflow. If it happens after some steps: a smaller learning rate or clipping."
+    ),
+    check=check,
+)

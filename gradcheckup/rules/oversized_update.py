@@ -1,0 +1,73 @@
+"""GC302: steps that replace the weights instead of improving them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from gradcheckup.records import Finding, LayerRecord, Recording, Role, Severity, Step
+from gradcheckup.rules import query
+from gradcheckup.rules.rule import Rule
+from gradcheckup.thresholds import Thresholds
+
+
+def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
+    """Flags updates as large as the weights that last, or after which the loss diverged."""
+    limit = thresholds.oversized_update
+    large = [step for step in recording.steps if any(_above(step, limit))]
+    if not large:
+        return
+    first, last = recording.steps[0].loss, query.median(s.loss for s in recording.settled)
+    lost = not math.isfinite(recording.steps[-1].loss) or last is None
+    diverged = lost or (last is not None and last > thresholds.loss_growth * abs(first))
+    lasting = all(step in large for step in recording.settled)
+    stuck = last is not None and last >= first
+    if not diverged and not (lasting and stuck):
+        return
+    layers = list(_above(large[-1], limit))
+    worst = max(layers, key=lambda layer: layer.update_ratio or 0.0)
+    yield Finding(
+        code=RULE.code,
+        rule=RULE.name,
+        severity=Severity.CRITICAL,
+        layers=query.names(layers),
+        culprit=worst.name,
+        observed=worst.update_ratio,
+        limit=limit,
+        steps=tuple(step.index for step in large),
+        cause="learning-rate",
+        evidence=(
+            ("worst", worst.name),
+            ("loss_first", first),
+            ("loss_last", recording.steps[-1].loss),
+            ("optimizer", recording.optimizer),
+        ),
+    )
+
+
+def _above(step: Step, limit: float) -> Iterator[LayerRecord]:
+    """Weight layers whose update was at least as large as allowed; heads may start at zero."""
+    for layer in query.hidden(step, Role.WEIGHT) or step.layers:
+        ratio = layer.update_ratio
+        if ratio is not None and not ratio <= limit:
+            yield layer
+
+
+RULE = Rule(
+    code="GC302",
+    name="oversized-update",
+    summary="steps that replace the weights instead of improving them",
+    formula=(
+        "Update ratio ||dW|| / ||W|| of a hidden weight layer above oversized_update, and either "
+        "the loss diverged (not finite, or above loss_growth times its first value) or it lasts "
+        "over the second half of the probe without the loss falling below where it began."
+    ),
+    default=(
+        "oversized_update = 1.0, loss_growth = 2: usual updates are 1e-3 of the weights; "
+        "ResNet-50 peaks at 2.0 in its first step with SGD and learns, so one peak alone is "
+        "not flagged."
+    ),
+    false_alarms="Layers that start at zero: they grow by more than their size at first.",
+    remedy="A smaller learning rate, warm-up, gradient clipping.",
+    check=check,
+)

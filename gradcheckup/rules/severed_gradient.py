@@ -1,0 +1,84 @@
+"""GC103: layers ran, but no gradient comes back to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradcheckup.records import Finding, Recording, Role, Severity
+from gradcheckup.rules import query
+from gradcheckup.rules.rule import Rule
+from gradcheckup.thresholds import Thresholds
+
+
+def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
+    """Flags layers whose trainable parameters and output both have no gradient at any step."""
+    step = recording.steps[0]
+    idle = set(recording.never_called)
+    without = {
+        name
+        for name, records in query.by_name(recording).items()
+        if all(
+            each.trainable and each.learning_rate is not None and each.gradient_norm is None
+            for each in records
+        )
+    }
+    owners = {each.layer for each in step.parameters if each.name in without} - idle
+    reached = {
+        layer.name
+        for each in recording.steps
+        for layer in each.layers
+        if layer.gradient_norm is not None
+    }
+    severed = [
+        layer for layer in step.layers if layer.name in owners and layer.name not in reached
+    ]
+    if not severed:
+        return
+    position = step.layers.index(severed[-1])
+    behind = next(
+        (
+            layer.name
+            for layer in step.layers[position + 1 :]
+            if layer.name in reached and layer.role is not Role.CONTAINER
+        ),
+        None,
+    )
+    lost = [each for each in step.parameters if each.layer in owners - reached]
+    evidence: list[tuple[str, float | int | str]] = [
+        ("parameters", len(lost)),
+        ("total", len(step.parameters)),
+    ]
+    if behind:
+        evidence.append(("behind", behind))
+    yield Finding(
+        code=RULE.code,
+        rule=RULE.name,
+        severity=Severity.CRITICAL,
+        layers=query.names(severed),
+        culprit=severed[-1].name,
+        steps=tuple(each.index for each in recording.steps),
+        cause="detached",
+        evidence=tuple(evidence),
+    )
+
+
+RULE = Rule(
+    code="GC103",
+    name="severed-gradient",
+    summary="layers ran, but no gradient comes back to them",
+    formula=(
+        "The module ran, its parameters require grad and are in the optimizer, and after every "
+        "backward of the probe both dL/dy of its output and the gradients of its parameters are "
+        "None (not 0). The cut lies between the last such layer and the next one with a gradient."
+    ),
+    default="No limit: a gradient is there or not.",
+    false_alarms=(
+        "A teacher or target network that is meant to stay fixed: set requires_grad_(False) on "
+        "it, or keep it out of the optimizer."
+    ),
+    remedy=(
+        "Look between the named layers for .detach(), .data, .item(), torch.no_grad(), argmax or "
+        "round, torch.tensor(...) of a tensor, or a conversion to numpy."
+    ),
+    check=check,
+)

@@ -1,0 +1,72 @@
+"""GC303: parameters receive a gradient and do not move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradcheckup.records import Finding, ParameterRecord, Recording, Severity
+from gradcheckup.rules import query
+from gradcheckup.rules.rule import Rule
+from gradcheckup.thresholds import Thresholds
+
+
+def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
+    """Flags them by cause: in no parameter group, at learning rate 0, or lost in rounding."""
+    typical = query.median(each.gradient_norm for each in recording.steps[0].parameters)
+    found: dict[str, list[ParameterRecord]] = {}
+    for records in query.by_name(recording).values():
+        cause = _cause(records, thresholds.unseen_fraction * (typical or 0.0))
+        if cause:
+            found.setdefault(cause, []).append(records[0])
+    for cause, parameters in found.items():
+        # A learning rate of 0 was asked for; what is in no group, or rounded away, was not.
+        asked = cause == "zero-learning-rate" or not any(map(query.is_matrix, parameters))
+        yield Finding(
+            code=RULE.code,
+            rule=RULE.name,
+            severity=Severity.WARNING if asked else Severity.CRITICAL,
+            layers=tuple(each.name for each in parameters),
+            culprit=parameters[0].name,
+            observed=0.0,
+            steps=tuple(step.index for step in recording.steps),
+            cause=cause,
+            evidence=(
+                ("parameters", len(parameters)),
+                ("total", len(recording.steps[0].parameters)),
+                ("optimizer", recording.optimizer),
+            ),
+        )
+
+
+def _cause(records: list[ParameterRecord], unseen: float) -> str | None:
+    if not all(each.trainable and (each.gradient_norm or 0.0) > unseen for each in records):
+        return None
+    if all(each.learning_rate is None for each in records):
+        return "not-in-optimizer"
+    if any(each.update_norm != 0 for each in records):
+        return None
+    return "underflow" if all(each.learning_rate for each in records) else "zero-learning-rate"
+
+
+RULE = Rule(
+    code="GC303",
+    name="unchanged-parameters",
+    summary="parameters receive a gradient and do not move",
+    formula=(
+        "A trainable parameter with a gradient at every step of the probe that is in no parameter "
+        "group, or whose value is bitwise unchanged after every step."
+    ),
+    default=(
+        "No limit on the change; gradients below unseen_fraction = 1e-6 of the median parameter's "
+        "are left out, since theory says 0 there."
+    ),
+    false_alarms=(
+        "Only a head is meant to train: freeze the rest with requires_grad_(False), which also "
+        "saves its backward pass."
+    ),
+    remedy=(
+        "Create the optimizer from all parameters, after the model is complete. For weights in "
+        "bfloat16 or float16 keep a float32 copy: small updates are rounded away."
+    ),
+    check=check,
+)

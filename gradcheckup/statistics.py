@@ -1,0 +1,96 @@
+"""Reductions of a tensor to a 0-d tensor on its own device; nothing here waits for the device.
+
+Norms are accumulated in float64: a float32 norm reads exactly 0 once elements fall below 1e-23,
+which is where a deep sigmoid net's gradients live.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Norms in this range lose nothing in float32: an element whose square underflows (below 1e-19) is
+# less than 1e-9 of the whole, and no square overflows.
+_SAFE = (1e-10, 1e18)
+
+
+def flat_values(tensor: Tensor) -> Tensor:
+    """The stored values as a real, strided tensor: sparse, complex and mkldnn layouts unpacked."""
+    tensor = tensor.detach()
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce().values()
+    elif tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def norm(tensor: Tensor) -> Tensor:
+    """L2 norm over all elements, right from 1e-150 to 1e150; NaN and Inf come through.
+
+    On the CPU, where looking at a value waits for nothing, float32 is tried first: eight times as
+    fast, and right unless the squares left its range.
+    """
+    values = flat_values(tensor)
+    if values.device.type == "mps":  # has no float64: scale to the largest element instead
+        largest = peak(values).clamp_min(torch.finfo(torch.float32).tiny)
+        return torch.linalg.vector_norm(values.float() / largest) * largest
+    if values.device.type == "cpu" and values.dtype is torch.float32:
+        quick = torch.linalg.vector_norm(values)
+        if _SAFE[0] < float(quick) < _SAFE[1]:
+            return quick
+    return torch.linalg.vector_norm(values, dtype=torch.float64)
+
+
+def peak(tensor: Tensor) -> Tensor:
+    """Largest absolute value; NaN if there is one. 0 for an empty tensor."""
+    values = flat_values(tensor)
+    if values.numel() == 0:
+        return values.new_zeros(())
+    low, high = torch.aminmax(values)
+    return torch.maximum(high, -low)
+
+
+def signal(tensor: Tensor) -> Tensor | None:
+    """RMS over features of the sample standard deviation over the batch (the first dimension).
+
+    Args:
+        tensor: Shape (batch, ...); everything after the batch counts as features.
+
+    Returns:
+        A 0-d tensor, or None with fewer than two samples.
+    """
+    values = flat_values(tensor)
+    if values.ndim < 2 or values.shape[0] < 2 or values.numel() == 0:
+        return None
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    centred = values - values.mean(dim=0)
+    features = values[0].numel()
+    return norm(centred) / ((values.shape[0] - 1) * features) ** 0.5
+
+
+def share_outside(tensor: Tensor, low: float, high: float) -> Tensor:
+    """Share of elements below `low` or above `high`."""
+    values = tensor.detach()
+    return ((values < low) | (values > high)).float().mean()
+
+
+def unit_peaks(tensor: Tensor, dim: int) -> Tensor:
+    """Largest value of each unit (index along `dim`) over everything else; shape (units,)."""
+    values = tensor.detach()
+    others = [axis for axis in range(values.ndim) if axis != dim % values.ndim]
+    return values.amax(dim=others) if others else values
+
+
+def row_spread(weight: Tensor) -> Tensor | None:
+    """||W - mean of its rows|| / ||W||, 0 when every row is the same and when all is zero.
+
+    Returns:
+        A 0-d tensor; None for vectors, single rows and rows of one element.
+    """
+    values = flat_values(weight)
+    if values.ndim < 2 or values.shape[0] < 2 or values[0].numel() < 2:
+        return None
+    spread = norm(values - values.mean(dim=0))
+    total = norm(values)
+    return spread / torch.where(total > 0, total, 1.0)

@@ -1,0 +1,240 @@
+"""A copy of the user's model and optimizer to experiment on; the originals stay as they are."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gradcheckup.errors import ModelError, UsageError
+
+OptimizerSource = Optimizer | Callable[..., Optimizer]
+"""An optimizer bound to the model, a class or partial of one, or a function of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What the probe works on.
+
+    Attributes:
+        model: The copy.
+        criterion: Copied along when it is a module: it may own parameters and buffers.
+        names: Its modules by qualified name; the root under its class name.
+        optimizer: Bound to the copy.
+        rates: Learning rate by `id` of each parameter that the optimizer updates.
+        described: The optimizer in words, `SGD(lr=0.01, momentum=0.9)`.
+        assumptions: What was inferred or changed for the probe.
+    """
+
+    model: nn.Module
+    criterion: Any
+    names: dict[str, nn.Module]
+    optimizer: Optimizer
+    rates: Mapping[int, float]
+    described: str
+    assumptions: tuple[str, ...]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's own module inside `torch.compile`, DataParallel and DistributedDataParallel."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        else:
+            return model
+
+
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules by qualified name without wrapper prefixes; the root under its class name."""
+    wrappers = {
+        name: "_orig_mod" if hasattr(module, "_orig_mod") else "module"
+        for name, module in model.named_modules()
+        if unwrap(module) is not module
+    }
+    named = {}
+    for name, module in model.named_modules():
+        if name in wrappers:
+            continue
+        parts = name.split(".") if name else []
+        kept = [
+            part
+            for depth, part in enumerate(parts)
+            if wrappers.get(".".join(parts[:depth])) != part
+        ]
+        named[".".join(kept) or type(model).__name__] = module
+    return named
+
+
+@contextmanager
+def rehearsal(
+    model: nn.Module, source: OptimizerSource | None, criterion: Any, seed: int
+) -> Iterator[Subject]:
+    """Yields a copy to train on, with seeded random numbers; afterwards all is as before.
+
+    Where a model cannot be deep-copied, the model itself is used and restored: parameters,
+    buffers, gradients, flags and optimizer state.
+
+    Raises:
+        ModelError: The model has nothing to train, or parameters without values.
+        UsageError: The optimizer does not fit the model.
+    """
+    model = unwrap(model)
+    _check(model)
+    bound = source if isinstance(source, Optimizer) else None
+    loss = criterion if isinstance(criterion, nn.Module) else None
+    with _random_state(seed):
+        try:
+            twin, optimizer, twin_loss = copy.deepcopy((model, bound, loss))
+        except Exception:  # noqa: BLE001 - whatever the __deepcopy__ of foreign code raises
+            with _restored([model] if loss is None else [model, loss], bound):
+                note = "the model cannot be deep-copied: it is probed in place and restored"
+                yield _subject(model, criterion, bound, source, [note])
+        else:
+            yield _subject(twin, twin_loss or criterion, optimizer, source, [])
+
+
+def _check(model: nn.Module) -> None:
+    parameters = list(model.parameters())
+    if any(isinstance(each, nn.parameter.UninitializedParameter) for each in parameters):
+        raise ModelError(
+            "expected a model with initialised parameters, got lazy ones: "
+            "run one batch through the model first"
+        )
+    if any(each.device.type == "meta" for each in parameters):
+        raise ModelError(
+            "expected parameters with values, got some on the meta device: "
+            "materialise the model with model.to_empty(device=...) and initialise it"
+        )
+    if not parameters:
+        raise ModelError(f"expected parameters to train, {type(model).__name__} has none")
+    if not any(each.requires_grad for each in parameters):
+        raise ModelError(
+            f"expected a trainable parameter, but all {len(parameters)} of "
+            f"{type(model).__name__} have requires_grad=False: unfreeze at least one"
+        )
+
+
+def _subject(
+    model: nn.Module,
+    criterion: Any,
+    optimizer: Optimizer | None,
+    source: OptimizerSource | None,
+    notes: list[str],
+) -> Subject:
+    if not any(module.training for module in model.modules()):
+        model.train()
+        notes.append("the model was in eval mode: probed in train mode")
+    if optimizer is None and source is None:
+        optimizer = torch.optim.SGD(
+            [each for each in model.parameters() if each.requires_grad], lr=0.01, momentum=0.9
+        )
+        notes.append("optimizer SGD(lr=0.01, momentum=0.9), as none was given")
+    elif optimizer is None:
+        optimizer = _built(source, model)
+    own = {id(each) for each in model.parameters()}
+    if not any(id(each) in own for group in optimizer.param_groups for each in group["params"]):
+        raise UsageError(
+            f"expected an optimizer of the model's parameters, but {type(optimizer).__name__} "
+            "holds none of them: create it after the model is built, moved or wrapped"
+        )
+    for group in optimizer.param_groups:
+        if group.get("lr") == 0 and group.get("initial_lr"):
+            group["lr"] = group["initial_lr"]
+            notes.append(
+                f"a scheduler's warm-up holds the learning rate at 0: probed at {group['lr']:g}"
+            )
+    rates = {
+        id(each): float(group.get("lr", 1.0))
+        for group in optimizer.param_groups
+        for each in group["params"]
+    }
+    return Subject(
+        model=model,
+        criterion=criterion,
+        names=named_modules(model),
+        optimizer=optimizer,
+        rates=rates,
+        described=_described(optimizer),
+        assumptions=tuple(notes),
+    )
+
+
+def _built(source: Any, model: nn.Module) -> Optimizer:
+    inner = source.func if isinstance(source, functools.partial) else source
+    takes_parameters = inspect.isclass(inner) and issubclass(inner, Optimizer)
+    try:
+        built = source(model.parameters()) if takes_parameters else source(model)
+    except TypeError:
+        if takes_parameters:
+            raise
+        built = source(model.parameters())  # `lambda params: SGD(params, lr=0.1)`
+    if not isinstance(built, Optimizer):
+        raise UsageError(
+            f"expected the optimizer function to return a torch.optim.Optimizer, got "
+            f"{type(built).__name__}"
+        )
+    return built
+
+
+def _described(optimizer: Optimizer) -> str:
+    """The settings that differ from the optimizer's defaults, the learning rate always."""
+    signature = inspect.signature(type(optimizer).__init__).parameters
+    group = optimizer.param_groups[0]
+    rates = sorted({float(each["lr"]) for each in optimizer.param_groups if "lr" in each})
+    said = ["lr=" + " … ".join(f"{rate:g}" for rate in rates)] if rates else []
+    for name, value in group.items():
+        plain = isinstance(value, (int, float, tuple)) and name not in ("lr", "initial_lr")
+        if plain and name in signature and signature[name].default != value:
+            said.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
+    return f"{type(optimizer).__name__}({', '.join(said)})"
+
+
+@contextmanager
+def _random_state(seed: int) -> Iterator[None]:
+    python, numpy_state = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_state)
+
+
+@contextmanager
+def _restored(modules: list[nn.Module], optimizer: Optimizer | None) -> Iterator[None]:
+    parameters = [each for module in modules for each in module.parameters()]
+    tensors = [*parameters, *(each for module in modules for each in module.buffers())]
+    values = [each.detach().clone() for each in tensors]
+    gradients = [each.grad for each in parameters]
+    flags = [(each, each.training) for module in modules for each in module.modules()]
+    state = copy.deepcopy(optimizer.state_dict()) if optimizer else None
+    for each in parameters:
+        each.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        for module, training in flags:
+            module.training = training
+        if optimizer and state is not None:
+            optimizer.load_state_dict(state)

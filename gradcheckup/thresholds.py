@@ -1,0 +1,76 @@
+"""The limits that rules judge by, in one frozen record. Each default says where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from gradcheckup.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """Limits of all rules. No limit is absolute in the gradient: a loss scale changes no verdict.
+
+    Attributes:
+        gradient_ratio_low: Below this end-to-end gradient ratio the gradient vanishes. On 220
+            trained nets, 0.02 separates those that learn from those that do not (no healthy net
+            flagged, 36 of 41 sick ones caught with the upper limit below).
+        gradient_ratio_high: Above it the gradient explodes. Same nets: no healthy one over 100.
+        norm_growth: Growth per normalisation layer that is expected and multiplies the upper
+            limit: sqrt(pi / (pi - 1)) for BatchNorm and ReLU (Yang et al. 2019).
+        norm_growth_cap: The upper limit grows no further than this: residual BatchNorm nets reach
+            2500 at initialisation and train (ResNet-152).
+        signal_ratio_low: Below this share of the first layer's batch signal the signal has
+            collapsed. Same nets: the larger of both ratios predicts the outcome (AUC .993).
+        saturation_slope: A pre-activation is saturated where the derivative is below this
+            fraction of its maximum: |z| > 3.7 for sigmoid, 1.8 for tanh.
+        saturation_warning: Share of saturated units that is worth a warning; a sigmoid net with
+            N(0, 1) weights has 61% and still learns.
+        saturation_critical: Share that stops learning; the same net with N(0, 10^2) has 96%.
+        dead_warning: Share of dead units worth a warning: deep plain ReLU nets have up to half at
+            initialisation and learn.
+        dead_critical: Share of dead units that starves a layer.
+        starved_update: A layer whose update ratio is below this share of the median layer's is
+            starved; layers of nets that learn stay within a factor 1000 of one another.
+        oversized_update: Updates larger than this share of the weights, step after step, replace
+            the weights instead of improving them; a usual one is 1e-3.
+        loss_growth: The loss has diverged when it settles above this multiple of the first one.
+        carried_gradient: Gradient left over from earlier steps, against this step's, that counts
+            as accumulating.
+        symmetric_spread: Rows closer than this relative distance are the same weight vector;
+            float32 rounding leaves 1e-7.
+        unseen_fraction: Gradients below this share of the median parameter's are zero by
+            structure or rounding (a key bias, a bias in front of BatchNorm: 1e-9 and less).
+    """
+
+    gradient_ratio_low: float = 0.02
+    gradient_ratio_high: float = 100.0
+    norm_growth: float = 1.2112
+    norm_growth_cap: float = 1e4
+    signal_ratio_low: float = 0.02
+    saturation_slope: float = 0.1
+    saturation_warning: float = 0.5
+    saturation_critical: float = 0.9
+    dead_warning: float = 0.5
+    dead_critical: float = 0.9
+    starved_update: float = 1e-4
+    oversized_update: float = 1.0
+    loss_growth: float = 2.0
+    carried_gradient: float = 1e-3
+    symmetric_spread: float = 1e-5
+    unseen_fraction: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise UsageError(f"threshold {field.name} must be a number, got {value!r}")
+            if not value > 0:
+                raise UsageError(f"threshold {field.name} must be above 0, got {value!r}")
+        for low, high in (
+            ("gradient_ratio_low", "gradient_ratio_high"),
+            ("saturation_warning", "saturation_critical"),
+            ("dead_warning", "dead_critical"),
+        ):
+            if getattr(self, low) > getattr(self, high):
+                raise UsageError(f"threshold {low} must not be above {high}")
