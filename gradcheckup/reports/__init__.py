@@ -1,0 +1,1 @@
+"""Ways of reading a report. Nothing here measures or judges."""

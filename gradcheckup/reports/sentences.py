@@ -1,0 +1,221 @@
+"""Findings in sentences, written from their evidence.
+
+Rules hand over numbers and names; what is said of them is decided here and nowhere else. Every
+fact is optional: a sentence leaves out what it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gradcheckup.records import Finding
+from gradcheckup.report import Report
+from gradcheckup.reports.evidence import Evidence
+from gradcheckup.reports.numbers import factor, number, percent
+
+
+def describe(finding: Finding, report: Report) -> list[str]:
+    """What was found, in one to three sentences."""
+    evidence = Evidence(finding, report)
+    return [sentence for sentence in _SENTENCES.get(finding.code, _other)(evidence) if sentence]
+
+
+def _losses(evidence: Evidence) -> str:
+    first, last = evidence.figure("loss_first"), evidence.figure("loss_last")
+    if first is None or last is None:
+        return ""
+    return f"The loss went from {number(first)} to {number(last)}."
+
+
+def _gradient_ratio(evidence: Evidence, *, low: float, high: float, more: bool) -> list[str]:
+    ratio, worst, reference = evidence.finding.observed, evidence.worst, evidence.reference
+    rate = evidence.figure("per_layer")
+    facts = [
+        f"a ratio of {number(ratio)}" if ratio else "",
+        f"{_times(rate)} per layer" if rate else "",
+    ]
+    measured = ", ".join(filter(None, facts))
+    healthy = f"healthy: {number(low)} … {number(high)}"
+    aside = f"({measured}; {healthy})" if measured else f"({healthy})"
+    than = f" than {reference}" if reference and reference != worst else ""
+    if not ratio:
+        said = f"{worst} receives {'too much' if more else 'next to no'} gradient"
+    elif more:
+        said = f"{worst} receives {factor(ratio)} more gradient{than}"
+    else:
+        said = f"{worst} receives {factor(1 / ratio)} less gradient{than}"
+    return [f"{said} {aside}{evidence.when}.", _moves(evidence), _signal(evidence)]
+
+
+def _moves(evidence: Evidence) -> str:
+    first, other = evidence.figure("update_first"), evidence.figure("update_reference")
+    if first is None:
+        return ""
+    against = f", {evidence.reference}'s {number(other)}" if other and evidence.reference else ""
+    return f"Its weights moved {number(first)} of their size a step{against}."
+
+
+def _signal(evidence: Evidence) -> str:
+    ratio = evidence.figure("signal_ratio")
+    if ratio is None or ratio >= evidence.report.thresholds.signal_ratio_low:
+        return ""
+    left = f"Only {number(ratio)} of the differences between samples is left"
+    return f"{left} at {evidence.reference}." if evidence.reference else f"{left}."
+
+
+def _vanishing(evidence: Evidence) -> list[str]:
+    limits = evidence.report.thresholds
+    low = evidence.finding.limit or limits.gradient_ratio_low
+    return _gradient_ratio(evidence, low=low, high=limits.gradient_ratio_high, more=False)
+
+
+def _exploding(evidence: Evidence) -> list[str]:
+    limits = evidence.report.thresholds
+    high = evidence.finding.limit or limits.gradient_ratio_high
+    return _gradient_ratio(evidence, low=limits.gradient_ratio_low, high=high, more=True)
+
+
+def _severed(evidence: Evidence) -> list[str]:
+    return [f"No gradient arrives at {evidence.layers} (grad is None){evidence.when}."]
+
+
+def _zero(evidence: Evidence) -> list[str]:
+    return [f"The gradient of {evidence.layers} is exactly 0{evidence.when}."]
+
+
+def _saturated(evidence: Evidence) -> list[str]:
+    slope = percent(evidence.report.thresholds.saturation_slope)
+    return [
+        (
+            f"{percent(evidence.finding.observed)} of what enters {evidence.worst} lies where its "
+            f"slope is below {slope} of the steepest{evidence.percent_limit}{evidence.when}."
+        )
+    ]
+
+
+def _dead(evidence: Evidence) -> list[str]:
+    return [
+        (
+            f"{percent(evidence.finding.observed)} of the units of {evidence.worst} never fired on "
+            f"any batch{evidence.percent_limit}."
+        )
+    ]
+
+
+def _collapsed(evidence: Evidence) -> list[str]:
+    return [
+        (
+            f"Of the differences between samples behind the first layer, "
+            f"{number(evidence.finding.observed)} is left at {evidence.worst}"
+            f"{evidence.limit}{evidence.when}."
+        )
+    ]
+
+
+def _times(value: float | None) -> str:
+    return number(value) if value is None else factor(value)
+
+
+def _starved(evidence: Evidence) -> list[str]:
+    return [
+        (
+            f"The weights of {evidence.worst} move {_times(evidence.finding.observed)} what "
+            f"the median layer's do{evidence.limit}{evidence.when}."
+        ),
+        _moves(evidence),
+    ]
+
+
+def _oversized(evidence: Evidence) -> list[str]:
+    return [
+        (
+            f"Each step changes the weights of {evidence.worst} by "
+            f"{_times(evidence.finding.observed)} their size{evidence.limit}{evidence.when}."
+        ),
+        _losses(evidence),
+    ]
+
+
+def _unchanged(evidence: Evidence) -> list[str]:
+    return [
+        f"{evidence.share} got a gradient and did not change{evidence.when}: {evidence.layers}."
+    ]
+
+
+def _accumulating(evidence: Evidence) -> list[str]:
+    observed = evidence.finding.observed
+    size = f" ({number(observed)}× the new one)" if observed is not None else ""
+    return [
+        (
+            f"Steps began with the gradient of earlier steps still in .grad{size}{evidence.limit}"
+            f"{evidence.when}: was optimizer.zero_grad() forgotten?"
+        )
+    ]
+
+
+def _not_finite(what: str) -> Callable[[Evidence], list[str]]:
+    def describe_not_finite(evidence: Evidence) -> list[str]:
+        steps = evidence.finding.steps
+        step = f" at step {steps[0]}" if steps else ""
+        return [
+            f"The first NaN or Inf arose in the {what} of {evidence.worst}{step}.",
+            _losses(evidence),
+        ]
+
+    return describe_not_finite
+
+
+def _unused(evidence: Evidence) -> list[str]:
+    return [f"{evidence.share} had no part in the loss: {evidence.layers}."]
+
+
+def _frozen(evidence: Evidence) -> list[str]:
+    return [f"{evidence.share} do not train (requires_grad=False): {evidence.layers}."]
+
+
+def _misspelt(evidence: Evidence) -> list[str]:
+    return [
+        (
+            f"{evidence.layers} is not what PyTorch looks at, and setting it freezes nothing: "
+            "the name is requires_grad, on a parameter."
+        )
+    ]
+
+
+def _symmetric(evidence: Evidence) -> list[str]:
+    return [
+        (
+            f"All units of {evidence.worst} have the same weights and the same gradient"
+            f"{evidence.when}: they stay copies of one unit."
+        )
+    ]
+
+
+def _other(evidence: Evidence) -> list[str]:
+    """For codes that this version has no words for."""
+    observed = evidence.finding.observed
+    value = f": {number(observed)}{evidence.limit}" if observed is not None else ""
+    return [
+        f"{evidence.finding.rule.replace('-', ' ')} in {evidence.layers}{value}{evidence.when}."
+    ]
+
+
+_SENTENCES: dict[str, Callable[[Evidence], list[str]]] = {
+    "GC101": _vanishing,
+    "GC102": _exploding,
+    "GC103": _severed,
+    "GC104": _zero,
+    "GC201": _saturated,
+    "GC202": _dead,
+    "GC203": _collapsed,
+    "GC301": _starved,
+    "GC302": _oversized,
+    "GC303": _unchanged,
+    "GC304": _accumulating,
+    "GC401": _not_finite("output"),
+    "GC402": _not_finite("gradient"),
+    "GC501": _unused,
+    "GC502": _frozen,
+    "GC503": _misspelt,
+    "GC504": _symmetric,
+}

@@ -1,0 +1,67 @@
+"""The table of all layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from gradcheckup.records import LayerRecord
+from gradcheckup.reports.names import shorten
+from gradcheckup.reports.numbers import number, percent
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Short headings leave the room to the names.
+_FIGURES = ("|grad|", "ratio", "gain", "signal", "satur.", "dead", "update")
+_KIND = 11
+
+
+def layer_table(
+    layers: Sequence[LayerRecord], width: int, clean: Callable[[str], str] = str
+) -> Table:
+    """A table with one row a layer, in execution order, that fits into `width` columns.
+
+    Args:
+        layers: Those of one step.
+        width: Columns there are; names give up their middle to fit.
+        clean: Applied to every text that comes from the user's model.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    rows = [_figures(layer) for layer in layers]
+    sizes = [
+        max(len(cell) for cell in [heading, *column])
+        for heading, *column in zip(_FIGURES, *rows, strict=True)
+    ]
+    kinds = [clean(layer.kind) for layer in layers]
+    kind = min(max((len(text) for text in kinds), default=4), _KIND)
+    room = max(width - sum(sizes) - len(sizes) - kind - 2, 5)
+    table.add_column("layer", no_wrap=True, max_width=room)
+    table.add_column("kind", no_wrap=True)
+    for heading in _FIGURES:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer, text, figures in zip(layers, kinds, rows, strict=True):
+        name = clean(layer.name)
+        call = f"#{layer.call}" if layer.call else ""
+        table.add_row(
+            # Cleaned once more, because shortening adds an ellipsis.
+            Text(clean(shorten(name, room - len(call)) + call)),
+            Text(clean(shorten(text, kind))),
+            *map(clean, figures),
+        )
+    return table
+
+
+def _figures(layer: LayerRecord) -> tuple[str, ...]:
+    return (
+        number(layer.gradient_norm),
+        number(layer.gradient_ratio),
+        number(layer.gain),
+        number(layer.signal),
+        percent(layer.saturation),
+        percent(layer.dead_fraction),
+        number(layer.update_ratio),
+    )

@@ -1,0 +1,162 @@
+"""What is said of findings, with and without the facts that a rule may give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from gradcheckup.records import Finding, Severity
+from gradcheckup.report import Report
+from gradcheckup.reports.causes import describe_cause
+from gradcheckup.reports.sentences import describe
+
+MakeReport = Callable[..., Report]
+CODES = [
+    *("GC101", "GC102", "GC103", "GC104", "GC201", "GC202", "GC203"),
+    *("GC301", "GC302", "GC303", "GC304", "GC401", "GC402"),
+    *("GC501", "GC502", "GC503", "GC504", "GC999"),
+]
+
+
+def finding(code: str, **facts: object) -> Finding:
+    """A finding about layer1 of eight, at all eight steps."""
+    fields = {"layers": ("layer1",), "steps": tuple(range(8)), "culprit": "layer1"}
+    return Finding(code=code, rule="some-rule", severity=Severity.CRITICAL, **(fields | facts))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (
+            finding("GC101", observed=0.01, limit=0.02),
+            (
+                "layer1 receives 100× less gradient than layer7 (a ratio of 0.01; healthy: "
+                "0.02 … 100), at all 8 steps."
+            ),
+        ),
+        (
+            finding("GC101", observed=1e-4, limit=0.02, evidence=(("signal_ratio", 1e-5),)),
+            (
+                "layer1 receives 10,000× less gradient than layer7 (a ratio of 1e-4; healthy: "
+                "0.02 … 100), at all 8 steps. Only 1e-5 of the differences between samples is left "
+                "at layer7."
+            ),
+        ),
+        (
+            finding("GC102", observed=1000.0, limit=150.0, evidence=(("per_layer", 3.2),)),
+            (
+                "layer1 receives 1,000× more gradient than layer7 (a ratio of 1,000, 3.2× per "
+                "layer; healthy: 0.02 … 150), at all 8 steps."
+            ),
+        ),
+        (
+            finding("GC103", layers=("layer1", "layer2", "layer3")),
+            "No gradient arrives at layer1 … layer3 (grad is None), at all 8 steps.",
+        ),
+        (finding("GC104"), "The gradient of layer1 is exactly 0, at all 8 steps."),
+        (
+            finding("GC201", observed=0.96, limit=0.9),
+            (
+                "96% of what enters layer1 lies where its slope is below 10% of the steepest "
+                "(limit 90%), at all 8 steps."
+            ),
+        ),
+        (
+            finding("GC202", observed=1.0, limit=0.9),
+            "100% of the units of layer1 never fired on any batch (limit 90%).",
+        ),
+        (
+            finding(
+                "GC302",
+                observed=2.5,
+                limit=1.0,
+                evidence=(("loss_first", 2.3), ("loss_last", 410.0)),
+            ),
+            (
+                "Each step changes the weights of layer1 by 2.5× their size (limit 1), at all 8 "
+                "steps. The loss went from 2.3 to 410."
+            ),
+        ),
+        (
+            finding("GC303", layers=("fc.weight", "fc.bias"), evidence=(("total", 16),)),
+            (
+                "2 of 16 parameters got a gradient and did not change, at all 8 steps: fc.weight, "
+                "fc.bias."
+            ),
+        ),
+        (
+            finding("GC401", steps=(3, 4), culprit="layer2"),
+            "The first NaN or Inf arose in the output of layer2 at step 3.",
+        ),
+        (
+            finding("GC402", steps=(3,)),
+            "The first NaN or Inf arose in the gradient of layer1 at step 3.",
+        ),
+        (
+            finding("GC502", evidence=(("total", 4),)),
+            "1 of 4 parameters do not train (requires_grad=False): layer1.",
+        ),
+        (
+            finding("GC999", observed=3.0, limit=1.0, steps=(2,)),
+            "some rule in layer1: 3 (limit 1), at step 2.",
+        ),
+    ],
+)
+def test_sentences(make_report: MakeReport, found: Finding, said: str) -> None:
+    assert " ".join(describe(found, make_report())) == said
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_findings_without_any_fact_still_make_sentences(make_report: MakeReport, code: str) -> None:
+    bare = Finding(code=code, rule="some-rule", severity=Severity.CRITICAL)
+    for depth in (1, 8):
+        text = " ".join(describe(bare, make_report(depth=depth)))
+        assert text.endswith((".", "?"))
+        assert "None" not in text.replace("grad is None", "")
+        assert "  " not in text
+        assert ",." not in text
+        assert text[0] != " "
+
+
+@pytest.mark.parametrize("observed", [0.0, None, float("nan"), float("inf")])
+@pytest.mark.parametrize("code", CODES)
+def test_extreme_values_make_sentences(
+    make_report: MakeReport, code: str, observed: float | None
+) -> None:
+    assert describe(finding(code, observed=observed, limit=0.5), make_report())
+
+
+def test_exactly_no_gradient_is_not_a_division(make_report: MakeReport) -> None:
+    (said,) = describe(finding("GC101", observed=0.0, limit=0.02), make_report())
+    assert said.startswith("layer1 receives next to no gradient (healthy: 0.02 … 100)")
+
+
+@pytest.mark.parametrize(
+    ("cause", "evidence", "said"),
+    [
+        (None, (), ""),
+        ("squashing-activation", (), "activations that squash the gradient"),
+        (
+            "squashing-activation",
+            (("activation", "sigmoid"), ("activations", 7)),
+            "7 sigmoids (each passes at most 0.25 of the gradient)",
+        ),
+        (
+            "squashing-activation",
+            (("activation", "tanh"), ("slope_share", 0.5), ("weight_share", 1.2)),
+            "tanh activations (each passes 0.5 of the gradient)",
+        ),
+        (
+            "small-weights",
+            (("weight_share", 0.4),),
+            "initial weights that are too small for this depth (they pass 0.4× a layer)",
+        ),
+        ("zero-learning-rate", (), "the learning rate of their parameter group is 0"),
+        ("cosmic-rays", (), "cosmic rays"),
+    ],
+)
+def test_causes(
+    cause: str | None, evidence: tuple[tuple[str, float | int | str], ...], said: str
+) -> None:
+    assert describe_cause(finding("GC101", cause=cause, evidence=evidence)) == said
