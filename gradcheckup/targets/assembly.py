@@ -24,7 +24,7 @@ class Target:
     """What to diagnose, ready for `gradcheckup.diagnose`.
 
     Attributes:
-        subject: What the user called it.
+        subject: What the user called it: the TARGET.
         model: The model, in the state in which its file left it.
         data: A batch or an iterable of batches.
         criterion: `criterion(outputs, targets)`, or None to have it inferred.
@@ -53,6 +53,9 @@ class TargetOptions:
         criterion: Name of the criterion in the file or in torch.nn.
         optimizer: Name of the optimizer in the file or in torch.optim, whatever the case.
         hyperparameters: Of the optimizer, as ``{"lr": 0.1}``.
+        default_input: Like `input`, for a file that has no data.
+        default_optimizer: Like `optimizer`, for a file that has none.
+        default_lr: Learning rate where the file has no optimizer and no option names one.
         seed: For the weights and for random data.
     """
 
@@ -62,6 +65,9 @@ class TargetOptions:
     criterion: str | None = None
     optimizer: str | None = None
     hyperparameters: dict[str, float] = field(default_factory=dict)
+    default_input: Sequence[str] = ()
+    default_optimizer: str | None = None
+    default_lr: float | None = None
     seed: int = 0
 
 
@@ -88,7 +94,7 @@ def load_target(spec: str, options: TargetOptions | None = None) -> Target:
     source = load_source(spec)
     if options.model:
         source = _renamed(source, options.model)
-    subject, model = discovery.find_model(source)
+    model = discovery.find_model(source)
     remarks: list[str] = []
     data, found_as = None, None
     if not shapes:
@@ -96,7 +102,8 @@ def load_target(spec: str, options: TargetOptions | None = None) -> Target:
     criterion = discovery.find_criterion(source, options.criterion)
     compute_loss = discovery.find_compute_loss(source) if not options.criterion else None
     if found_as is None:
-        inferred = infer_data(model, shapes, options.seed)
+        given = shapes or [parse_input(text) for text in options.default_input]
+        inferred = infer_data(model, given, options.seed)
         data = inferred.data
         criterion = criterion or inferred.criterion
         remarks.extend(inferred.assumptions)
@@ -105,10 +112,14 @@ def load_target(spec: str, options: TargetOptions | None = None) -> Target:
     if materialize(model, data):
         remarks.append("lazy layers got their shapes from the first batch")
     optimizer, passed_over = find_optimizer(
-        source, model, options.optimizer, options.hyperparameters
+        source,
+        model,
+        options.optimizer,
+        options.hyperparameters,
+        default=(options.default_optimizer, options.default_lr),
     )
     return Target(
-        subject=subject,
+        subject=spec,
         model=model,
         data=data,
         criterion=criterion,

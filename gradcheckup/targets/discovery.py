@@ -16,35 +16,33 @@ from gradcheckup.suggestions import did_you_mean
 from gradcheckup.targets.loading import Source, call_user_code
 
 
-def find_model(source: Source) -> tuple[str, nn.Module]:
-    """The subject's name and the model: what the target names, or what its file has.
+def find_model(source: Source) -> nn.Module:
+    """The model that the target names, or the one that its file has.
 
     Raises:
         TargetError: There is no model, several, or one that cannot be built.
     """
     if source.name is not None:
-        subject = source.name.rpartition(".")[2]
-        return _named(subject, build_model(lookup(source, source.name), source.name, source))
+        return build_model(lookup(source, source.name), source.name, source)
     found = vars(source.module)
     for name in ("model", "build_model"):
         candidate = found.get(name)
         if isinstance(candidate, nn.Module) or _is_factory(candidate):
-            return _named(name, build_model(candidate, name, source))
+            return build_model(candidate, name, source)
     classes = [
         name
         for name, value in found.items()
         if _is_module_class(value) and value.__module__ == source.module.__name__
     ]
     instances = [name for name, value in found.items() if isinstance(value, nn.Module)]
-    if len(classes) == 1:
-        return _named(classes[0], build_model(found[classes[0]], classes[0], source))
-    if not classes and len(instances) == 1:
-        return instances[0], found[instances[0]]
-    if classes or instances:
-        listing = "\n".join(f"  {source.label}:{name}" for name in [*classes, *instances])
+    names = classes if len(classes) == 1 else [*classes, *instances]
+    if len(names) == 1:
+        return build_model(found[names[0]], names[0], source)
+    if names:
+        listing = "\n".join(f"  {source.label}:{name}" for name in names)
         raise TargetError(
-            f"several models in {source.label}; say which one, or give it a model or "
-            f"build_model():\n{listing}"
+            f"several models in {source.label}; name one of these, or add a build_model():\n"
+            f"{listing}"
         )
     raise TargetError(
         f"no model in {source.label}: expected a model, a build_model() or one nn.Module class"
@@ -182,11 +180,6 @@ def _call_without_arguments(function: Callable[..., Any], name: str, source: Sou
             "expected it to be callable without any"
         )
     return call_user_code(function, f"{name}() in {source.label}")
-
-
-def _named(name: str, model: nn.Module) -> tuple[str, nn.Module]:
-    """The model under the name of its class, which says more than ``build_model``."""
-    return (type(model).__name__ if name in {"model", "build_model"} else name), model
 
 
 def _is_module_class(value: object) -> bool:

@@ -18,7 +18,12 @@ from gradcheckup.targets.loading import Source, call_user_code
 
 
 def find_optimizer(
-    source: Source, model: nn.Module, option: str | None, settings: dict[str, float]
+    source: Source,
+    model: nn.Module,
+    option: str | None,
+    settings: dict[str, float],
+    *,
+    default: tuple[str | None, float | None] = (None, None),
 ) -> tuple[Any, list[str]]:
     """What `diagnose` takes as its optimizer, and remarks about what was passed over.
 
@@ -27,6 +32,7 @@ def find_optimizer(
         model: The model to train.
         option: A name in the file or in torch.optim; None for the file's own.
         settings: Hyper-parameters from options, as ``{"lr": 0.1}``; they win over the file's.
+        default: Name and learning rate for a file that has no optimizer.
 
     Returns:
         An Optimizer bound to `model`, an Optimizer class or partial of one, or None for the
@@ -36,16 +42,21 @@ def find_optimizer(
         TargetError: The file's optimizer is none, or building it failed.
         UsageError: There is no such optimizer, or it does not take one of `settings`.
     """
+    remarks: list[str] = []
     if option is None:
         found, remarks = _of_file(source, model)
+        if found is None:
+            name, rate = default
+            found = _of_torch(name, source) if name else None
+            settings = settings if rate is None else {"lr": rate, **settings}
     elif option.partition(".")[0] in vars(source.module):
-        found, remarks = _usable(lookup(source, option), option, source, model), []
+        found = _usable(lookup(source, option), option, source, model)
         if found is None:
             raise TargetError(
                 f"{option} in {source.label} does not train the parameters of this model"
             )
     else:
-        found, remarks = _of_torch(option, source), []
+        found = _of_torch(option, source)
     if not settings:
         return found, remarks
     if found is None:

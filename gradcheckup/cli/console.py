@@ -1,0 +1,87 @@
+"""Where text goes: a terminal, a pipe, or a file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+from gradcheckup.errors import UsageError
+from gradcheckup.tracebacks import relative
+
+WIDTH = 80
+_WIDEST = 100
+
+
+def color_wanted(stream: TextIO, *, refused: bool) -> bool:
+    """Colour is for terminals, unless ``--no-color`` or NO_COLOR (no-color.org) refuses it."""
+    if refused or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return stream.isatty()
+
+
+def width_of(stream: TextIO) -> int:
+    """Columns of the terminal, within reason; 80 for everything else."""
+    if not stream.isatty():
+        return WIDTH
+    return min(shutil.get_terminal_size((WIDTH, 24)).columns, _WIDEST)
+
+
+def print_out(text: str) -> None:
+    """Write a line to stdout; a reader that has gone (``| head``) does not change the verdict."""
+    try:
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence_stdout()
+
+
+def silence_stdout() -> None:
+    """Send what is still buffered nowhere, so that Python does not complain when it exits."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_writable(path: Path) -> None:
+    """Complain before the probe rather than after it.
+
+    Raises:
+        UsageError: The file cannot be written there.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise UsageError(f"cannot write {relative(path)}: it is a folder")
+    if not folder.is_dir():
+        raise UsageError(f"cannot write {relative(path)}: there is no folder {relative(folder)}")
+    place = path if path.exists() else folder
+    if not os.access(place, os.W_OK):
+        raise UsageError(f"cannot write {relative(path)}: permission denied")
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write the whole file, or leave what was there.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    # Through links to the file that they name; pipes and devices cannot be replaced.
+    target = Path(os.path.realpath(path))
+    direct = target.exists() and not target.is_file()
+    scratch = target if direct else target.with_name(f".gradcheckup-{secrets.token_hex(8)}")
+    try:
+        with scratch.open("w" if direct else "x", encoding="utf-8", newline="\n") as file:
+            file.write(text + "\n")
+        if not direct:
+            scratch.replace(target)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"cannot write {relative(path)}: {reason}") from None
+    finally:
+        if not direct:
+            with suppress(OSError):
+                scratch.unlink()

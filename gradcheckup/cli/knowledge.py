@@ -1,0 +1,91 @@
+"""``gradcheckup rules`` and ``gradcheckup explain``: what is looked for, and why."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+import click
+
+from gradcheckup.cli.console import print_out, width_of
+from gradcheckup.cli.failures import traceback_option
+from gradcheckup.errors import UsageError
+from gradcheckup.rules import RULES, Rule
+from gradcheckup.suggestions import did_you_mean
+
+_RULES_EPILOG = """\b
+examples
+  gradcheckup rules
+  gradcheckup diagnose model.py --select GC1,dead-units
+"""
+_EXPLAIN_EPILOG = """\b
+examples
+  gradcheckup explain GC101
+  gradcheckup explain vanishing-gradient
+"""
+
+
+@click.command(epilog=_RULES_EPILOG)
+@traceback_option
+def rules() -> int:
+    """List all rules."""
+    width = width_of(sys.stdout)
+    longest = max(len(rule.name) for rule in RULES)
+    for rule in RULES:
+        head = f"{rule.code}  {rule.name:<{longest}}  "
+        print_out(
+            textwrap.fill(
+                rule.summary,
+                width,
+                initial_indent=head,
+                subsequent_indent=" " * len(head),
+                break_on_hyphens=False,
+            )
+        )
+    print_out("\nmore on one of them: gradcheckup explain CODE")
+    return 0
+
+
+@click.command(epilog=_EXPLAIN_EPILOG)
+@click.argument("code")
+@traceback_option
+def explain(code: str) -> int:
+    """Say what a rule measures, where its limits come from, and what helps.
+
+    CODE is a code or a name, in any case.
+    """
+    print_out(_explanation(_find(code), width_of(sys.stdout)))
+    return 0
+
+
+def _find(word: str) -> Rule:
+    plain = word.strip().lower().replace("_", "-").replace(" ", "-")
+    for rule in RULES:
+        if plain in {rule.code.lower(), rule.name}:
+            return rule
+    names = [name for rule in RULES for name in (rule.code, rule.name)]
+    hint = did_you_mean(plain, names) or "; gradcheckup rules lists them"
+    raise UsageError(f"no rule {word!r}{hint}")
+
+
+def _explanation(rule: Rule, width: int) -> str:
+    parts = [f"{rule.code} {rule.name}", _paragraph(rule.summary, width)]
+    for heading, text in (
+        ("measured", rule.formula),
+        ("limits", rule.default),
+        ("false alarms", rule.false_alarms),
+        ("what helps", rule.remedy),
+    ):
+        parts += ["", heading, _paragraph(text, width)]
+    return "\n".join(parts)
+
+
+def _paragraph(text: str, width: int) -> str:
+    return textwrap.fill(
+        " ".join(text.split()),
+        width,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
