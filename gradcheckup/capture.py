@@ -160,6 +160,7 @@ class Capture:
         self._peaks: dict[tuple[str, int], Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self._paused = False
+        self._recomputing: _ActivationMode | None = None
         self._owners = {
             name: module
             for name, module in names.items()
@@ -191,6 +192,7 @@ class Capture:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._end_recomputation()
 
     @contextmanager
     def differentiate(self, loss: Tensor) -> Iterator[None]:
@@ -204,6 +206,7 @@ class Capture:
             yield
         finally:
             self.differentiating = False
+            self._end_recomputation()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -260,17 +263,34 @@ class Capture:
             )
         ]
 
+    def _awaited(self) -> list[Event]:
+        """Layers that ran under no_grad so far; a recomputation may show their gradient."""
+        return [event for event in self._events if not event.hooked]
+
+    def _end_recomputation(self) -> None:
+        if self._recomputing is not None:
+            self._recomputing.__exit__(None, None, None)
+            self._recomputing = None
+
     # -- what the hooks call ----------------------------------------------------------------
 
     def _enter(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not _transformed():
-            self.running.append((name, module))
+        if _transformed():
+            return
+        if _in_backward() and self._recomputing is None and self._awaited():
+            # torch switches the function mode off around backward(), where reentrant
+            # checkpointing runs the forward that counts.
+            self._recomputing = _ActivationMode(self)
+            self._recomputing.__enter__()
+        self.running.append((name, module))
 
     def _leave(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if _transformed():
             return
         while self.running and self.running.pop()[0] != name:
             pass  # an exception that the model caught left its modules behind
+        if not self.running:
+            self._end_recomputation()
         self.called.add(name)
         if name in self._owners:
             values = list(_tensors(output))
@@ -320,7 +340,7 @@ class Capture:
         if _in_backward():
             # Checkpointing runs the forward again: the first run under no_grad left an event
             # without a gradient hook, which now gets it; every other one is complete.
-            event = next((e for e in self._events if e.name == name and not e.hooked), None)
+            event = next((e for e in self._awaited() if e.name == name), None)
             if event:
                 self._hook(event, values)
             return event

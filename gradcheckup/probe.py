@@ -19,7 +19,14 @@ from gradcheckup.batches import moved
 from gradcheckup.capture import Capture, Measured, to_host
 from gradcheckup.errors import GradcheckupError, ModelError
 from gradcheckup.objective import Objective
-from gradcheckup.records import LayerRecord, ParameterRecord, Recording, Role, Step
+from gradcheckup.records import (
+    LayerRecord,
+    ParameterRecord,
+    Recording,
+    Role,
+    Step,
+    first_layer,
+)
 from gradcheckup.subject import Subject
 from gradcheckup.thresholds import Thresholds
 
@@ -267,7 +274,7 @@ def _assembled(
         for each in measured
     ]
     reference = _reference(layers)
-    first = next((layer for layer in layers if layer.role is Role.WEIGHT), None)
+    first = first_layer(layers)
     related = [
         replace(
             layer,

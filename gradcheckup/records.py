@@ -7,7 +7,7 @@ is None, never 0.0; infinities and NaN are themselves. `serialization` turns rec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -61,7 +61,7 @@ class LayerRecord:
         gradient_ratio: `gradient_norm` over that of the reference layer of the step.
         gain: `gradient_norm` over that of the next layer of the same role, like with like.
         signal: RMS over features of the standard deviation of y over the batch.
-        signal_ratio: `signal` over that of the first weight layer.
+        signal_ratio: `signal` over that of the first layer (see `first_layer`).
         saturation: Share of pre-activations where the derivative is below a fraction of its
             maximum; None for activations without a saturating zone and for other layers.
         dead_fraction: Share of units that never fired in any step up to this one; None where
@@ -93,6 +93,17 @@ class LayerRecord:
     def key(self) -> tuple[str, int]:
         """Name and call index, which identify the layer across steps."""
         return self.name, self.call
+
+
+def first_layer(layers: Iterable[LayerRecord]) -> LayerRecord | None:
+    """The first weight layer that received a gradient (else the first layer with one).
+
+    An embedding only looks up its rows; the first layer that mixes features goes before it.
+    """
+    reached = [layer for layer in layers if layer.gradient_norm is not None]
+    weights = [layer for layer in reached if layer.role is Role.WEIGHT]
+    mixing = [layer for layer in weights if "embedding" not in layer.kind]
+    return next(iter(mixing or weights or reached), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,10 +168,8 @@ class Step:
 
     @property
     def first(self) -> LayerRecord | None:
-        """The first weight layer that received a gradient (else the first with one)."""
-        reached = [layer for layer in self.layers if layer.gradient_norm is not None]
-        weights = [layer for layer in reached if layer.role is Role.WEIGHT]
-        return next(iter(weights or reached), None)
+        """The first layer of the depth profile; see `first_layer`."""
+        return first_layer(self.layers)
 
     @property
     def end_to_end_ratio(self) -> float | None:

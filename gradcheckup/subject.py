@@ -96,13 +96,26 @@ def rehearsal(
     loss = criterion if isinstance(criterion, nn.Module) else None
     with _random_state(seed):
         try:
-            twin, optimizer, twin_loss = copy.deepcopy((model, bound, loss))
+            memo: dict[int, Any] = {}
+            twin, twin_loss = copy.deepcopy((model, loss), memo)
+            optimizer = _copied(bound, memo) if bound else None
         except Exception:  # noqa: BLE001 - whatever the __deepcopy__ of foreign code raises
             with _restored([model] if loss is None else [model, loss], bound):
                 note = "the model cannot be deep-copied: it is probed in place and restored"
                 yield _subject(model, criterion, bound, source, [note])
         else:
             yield _subject(twin, twin_loss or criterion, optimizer, source, [])
+
+
+def _copied(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
+    """A copy of an optimizer that updates the parameters in `memo` instead of the originals."""
+    twin = copy.deepcopy(optimizer, memo)
+    for name, value in vars(optimizer).items():
+        # Optimizers pickle their groups and state alone; LBFGS keeps its parameters elsewhere. A
+        # callable is a step() that a scheduler has wrapped.
+        if not hasattr(twin, name) and not callable(value):
+            setattr(twin, name, copy.deepcopy(value, memo))
+    return twin
 
 
 def _check(model: nn.Module) -> None:

@@ -46,10 +46,10 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def _above(step: Step, limit: float) -> Iterator[LayerRecord]:
-    """Weight layers whose update was at least as large as allowed; heads may start at zero."""
+    """Hidden weight layers whose update was larger than allowed; NaN has rules of its own."""
     for layer in query.hidden(step, Role.WEIGHT) or step.layers:
         ratio = layer.update_ratio
-        if ratio is not None and not ratio <= limit:
+        if ratio is not None and ratio > limit:
             yield layer
 
 

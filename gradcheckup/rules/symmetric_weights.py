@@ -13,6 +13,10 @@ from gradcheckup.thresholds import Thresholds
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags weight matrices whose rows are equal and stay equal over the probe."""
 
+    # Where something reaches the output in spite of an all-zero matrix, the matrix is a factor of a
+    # branch (LoRA) and no layer of symmetric units.
+    whole = any(layer.output and layer.signal for layer in recording.steps[0].layers)
+
     def equal(step: Step) -> list[ParameterRecord]:
         return [
             each
@@ -20,6 +24,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
             if each.row_spread is not None
             and each.row_spread <= thresholds.symmetric_spread
             and each.gradient_norm is not None
+            and not (whole and each.weight_norm == 0)
         ]
 
     always = set.intersection(*({each.name for each in equal(step)} for step in recording.steps))

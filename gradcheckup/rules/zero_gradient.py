@@ -48,7 +48,8 @@ def _zero(recording: Recording, zero: list[ParameterRecord], total: int) -> Find
     if single:
         cause = "single-unit-softmax"
     elif constant and any(each.weight_norm == 0 for each in zero):
-        cause = "constant-initialisation"
+        whole = any(layer.output and layer.signal for layer in step.layers)
+        cause = "zero-factors" if whole else "constant-initialisation"
     return Finding(
         code=RULE.code,
         rule=RULE.name,
@@ -78,7 +79,7 @@ def _cancelled(
         ]
         if here.gradient_norm is None or not beside or max(beside) == 0:
             return False
-        if here.gradient_norm > fraction * max(beside):
+        if not here.gradient_norm <= fraction * max(beside):
             return False
     return True
 
