@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 import types
-from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum, EnumMeta
 from functools import cache
@@ -21,6 +18,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from gradcheckup.errors import GradcheckupError, ReportError
+from gradcheckup.files import reason, write_whole
 from gradcheckup.report import Report
 from gradcheckup.version import VERSION
 
@@ -53,7 +51,10 @@ def dump_report(report: Report, path: str | Path | None = None) -> str:
     }
     text = json.dumps(document, indent=1, allow_nan=False)
     if path is not None:
-        _write(Path(path), text + "\n")
+        try:
+            write_whole(path, text + "\n")
+        except OSError as error:
+            raise ReportError(f"cannot write report {path}: {reason(error)}") from None
     return text
 
 
@@ -67,7 +68,7 @@ def load_report(path: str | Path) -> Report:
     try:
         document = json.loads(Path(path).read_bytes(), parse_constant=_reject_constant)
     except OSError as error:
-        raise ReportError(f"cannot read report {path}: {_reason(error)}") from None
+        raise ReportError(f"cannot read report {path}: {reason(error)}") from None
     except (ValueError, RecursionError) as error:
         raise ReportError(f"cannot read report {path}: it is not valid JSON ({error})") from None
     _check_header(document, path)
@@ -212,26 +213,3 @@ def _shorten(value: object) -> str:
 
 def _reject_constant(word: str) -> float:
     raise ValueError(f"{word} is no JSON value")
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the whole file or leave what was there."""
-    # Through links to the file that they name; pipes and devices cannot be replaced.
-    target = Path(os.path.realpath(path))
-    direct = target.exists() and not target.is_file()
-    scratch = target if direct else target.with_name(f".gradcheckup-{secrets.token_hex(8)}")
-    try:
-        with scratch.open("w" if direct else "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        if not direct:
-            scratch.replace(target)
-    except OSError as error:
-        raise ReportError(f"cannot write report {path}: {_reason(error)}") from None
-    finally:
-        if not direct:
-            with suppress(OSError):
-                scratch.unlink()

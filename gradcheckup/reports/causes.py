@@ -24,6 +24,8 @@ _WORDS = {
     "in-loss": "it arises in the loss: log or division by 0, or exp of a large number",
     "in-gradient": "it arises in the backward pass: the square root or the norm of 0, for instance",
     "normalisation-growth": "every normalisation without a skip around it enlarges the gradient",
+    "bias-before-normalisation": "the normalisation behind it takes the bias out again",
+    "shift-invariance": "what follows does not change with a constant (an attention key bias)",
     "depth": "many layers, each of which loses a little",
 }
 _LARGEST_SLOPE = {"sigmoid": "at most 0.25"}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gradcheckup.records import Finding, Step
 from gradcheckup.report import Report
-from gradcheckup.reports.names import fold
+from gradcheckup.reports.names import fold, spoken
 from gradcheckup.reports.numbers import at_steps, count, number, percent
 
 
@@ -38,13 +38,14 @@ class Evidence:
         """The layer to name where only one is named."""
         finding = self.finding
         first = finding.layers[0] if finding.layers else "the first layer"
-        return self.text("worst") or finding.culprit or first
+        return spoken(self.text("worst") or finding.culprit or first)
 
     @property
     def reference(self) -> str:
         """The layer that ratios refer to."""
         key = self.step.reference
-        return self.text("reference") or (key[0] if key else "")
+        name = self.text("reference") or (key[0] if key else "")
+        return spoken(name) if name else ""
 
     @property
     def when(self) -> str:
@@ -68,7 +69,7 @@ class Evidence:
     def share(self) -> str:
         """How many parameters are meant: ``4 of 20 parameters``."""
         total = self.figure("total")
-        amount = len(self.finding.layers)
+        amount = int(self.figure("parameters") or len(self.finding.layers))
         if total is None or total < amount:
             return count(amount, "parameter")
         return f"{amount} of {count(int(total), 'parameter')}"
@@ -87,4 +88,7 @@ def fold_layers(names: Sequence[str], report: Report, *, most: int = 4) -> str:
     universe = [layer.name for layer in step.layers if layer.role in roles]
     if not universe:
         universe = [parameter.name for parameter in step.parameters]
-    return fold(names, universe, most=most)
+    folded = fold(names, universe, most=most)
+    if names and not any(sign.isalpha() for name in names for sign in name):
+        return f"layer{'s' if len(set(names)) > 1 else ''} {folded}"
+    return folded

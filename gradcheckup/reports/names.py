@@ -56,6 +56,11 @@ def shorten(name: str, width: int) -> str:
     return f"{name[: width - 1 - tail]}{ELLIPSIS}{name[len(name) - tail :]}"
 
 
+def spoken(name: str) -> str:
+    """`name` as it can stand in a sentence: those in an `nn.Sequential` are mere numbers."""
+    return name if any(sign.isalpha() for sign in name) else f"layer {name}"
+
+
 def _split(name: str) -> _Parts:
     return tuple(re.split(r"([0-9]+)", name))
 

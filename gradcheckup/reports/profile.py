@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from gradcheckup.records import LayerRecord, Role, Step
-from gradcheckup.reports.names import shorten
+from gradcheckup.reports.names import shorten, spoken
 from gradcheckup.reports.numbers import number
 from gradcheckup.reports.sparkline import BROKEN, UNKNOWN, ZERO, sparkline
 
@@ -38,7 +38,7 @@ def depth_profile(step: Step, width: int) -> list[str]:
     per_column = "" if len(layers) <= columns else f", {len(layers)} layers"
     scale = f"log scale, step {step.index}{per_column}"
     room = (width - _LABEL - 3) // 2
-    ends = f"{shorten(layers[0].name, room)} → {shorten(layers[-1].name, room)}"
+    ends = f"{shorten(spoken(layers[0].name), room)} → {shorten(layers[-1].name, room)}"
     beside = f"{ends}, {scale}"
     captions = [beside] if len(beside) <= width - _LABEL else [ends, scale]
     legend = [f"{sign} {meaning}" for sign, meaning in _LEGEND.items() if sign in drawn]
@@ -61,7 +61,7 @@ def _signals(layers: Sequence[LayerRecord]) -> list[float | None]:
 def _bounds(layers: Sequence[LayerRecord], values: Sequence[float | None], width: int) -> str:
     """``7.9e-6 in layer1 … 1 in layer7``: lowest, then highest, in at most `width` columns."""
     known = [
-        (value, layer.name)
+        (value, spoken(layer.name))
         for value, layer in zip(values, layers, strict=True)
         if value is not None and math.isfinite(value)
     ]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gradcheckup.records import Finding
+from gradcheckup.records import Finding, Severity
 from gradcheckup.report import Report
 from gradcheckup.reports.evidence import Evidence
+from gradcheckup.reports.names import spoken
 from gradcheckup.reports.numbers import factor, number, percent
 
 
@@ -71,15 +72,24 @@ def _vanishing(evidence: Evidence) -> list[str]:
 
 def _exploding(evidence: Evidence) -> list[str]:
     limits = evidence.report.thresholds
+    if evidence.finding.cause == "learning-rate":
+        grown = f"The gradient has grown to {_times(evidence.finding.observed)} that of step 0"
+        return [f"{grown}{evidence.limit}{evidence.when}.", _losses(evidence)]
     high = evidence.finding.limit or limits.gradient_ratio_high
     return _gradient_ratio(evidence, low=limits.gradient_ratio_low, high=high, more=True)
 
 
 def _severed(evidence: Evidence) -> list[str]:
-    return [f"No gradient arrives at {evidence.layers} (grad is None){evidence.when}."]
+    last, behind = evidence.finding.culprit, evidence.text("behind")
+    return [
+        f"No gradient arrives at {evidence.layers} (grad is None){evidence.when}.",
+        f"The cut lies between {spoken(last)} and {spoken(behind)}." if last and behind else "",
+    ]
 
 
 def _zero(evidence: Evidence) -> list[str]:
+    if evidence.finding.severity is Severity.INFORMATION:
+        return [f"The gradient of {evidence.layers} is 0 but for rounding, and has to be."]
     return [f"The gradient of {evidence.layers} is exactly 0{evidence.when}."]
 
 
@@ -103,13 +113,9 @@ def _dead(evidence: Evidence) -> list[str]:
 
 
 def _collapsed(evidence: Evidence) -> list[str]:
-    return [
-        (
-            f"Of the differences between samples behind the first layer, "
-            f"{number(evidence.finding.observed)} is left at {evidence.worst}"
-            f"{evidence.limit}{evidence.when}."
-        )
-    ]
+    left = f"Only {number(evidence.finding.observed)} of the differences between samples"
+    place = evidence.reference or evidence.worst
+    return [f"{left} is left at {place}{evidence.limit}{evidence.when}."]
 
 
 def _times(value: float | None) -> str:
@@ -117,13 +123,10 @@ def _times(value: float | None) -> str:
 
 
 def _starved(evidence: Evidence) -> list[str]:
-    return [
-        (
-            f"The weights of {evidence.worst} move {_times(evidence.finding.observed)} what "
-            f"the median layer's do{evidence.limit}{evidence.when}."
-        ),
-        _moves(evidence),
-    ]
+    median = evidence.figure("median")
+    against = f", the median layer's {number(median)}" if median is not None else ""
+    moved = f"The weights of {evidence.worst} move {number(evidence.finding.observed)}"
+    return [f"{moved} of their size a step{against}{evidence.limit}{evidence.when}."]
 
 
 def _oversized(evidence: Evidence) -> list[str]:
@@ -155,12 +158,11 @@ def _accumulating(evidence: Evidence) -> list[str]:
 
 def _not_finite(what: str) -> Callable[[Evidence], list[str]]:
     def describe_not_finite(evidence: Evidence) -> list[str]:
-        steps = evidence.finding.steps
+        steps, culprit, before = evidence.finding.steps, evidence.worst, evidence.text("before")
+        place = culprit if culprit == "loss" else f"{what} of {culprit}"
+        behind = f", behind {before}" if before else ""
         step = f" at step {steps[0]}" if steps else ""
-        return [
-            f"The first NaN or Inf arose in the {what} of {evidence.worst}{step}.",
-            _losses(evidence),
-        ]
+        return [f"The first NaN or Inf arose in the {place}{behind}{step}."]
 
     return describe_not_finite
 

@@ -89,7 +89,7 @@ def _vital_signs(report: Report, width: int) -> str:
         _course("gradient", first.end_to_end_ratio, last.end_to_end_ratio, " end to end"),
         _course("signal", first.end_to_end_signal, last.end_to_end_signal),
         f"updates {number(min(updates))} … {number(max(updates))}" if updates else "",
-        _course("loss", first.loss, last.loss),
+        f"loss {number(first.loss)} → {number(last.loss)}",
     ]
     line = ""
     for sign in filter(None, signs):
@@ -100,11 +100,11 @@ def _vital_signs(report: Report, width: int) -> str:
 
 
 def _course(name: str, first: float | None, last: float | None, after: str = "") -> str:
-    """``loss 2.3 → 1.9``, from the first step to the last."""
+    """``gradient 0.63``, or ``gradient 150 → 10`` where it changed by a factor of two."""
     if first is None and last is None:
         return ""
-    change = "" if number(first) == number(last) else f" → {number(last)}"
-    return f"{name} {number(first)}{change}{after}"
+    same = first is not None and last is not None and first / 2 <= last <= first * 2
+    return f"{name} {number(first)}{'' if same else f' → {number(last)}'}{after}"
 
 
 def _finding(page: Page, finding: Finding, report: Report, *, verbose: bool) -> None:

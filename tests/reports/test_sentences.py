@@ -86,6 +86,35 @@ def finding(code: str, **facts: object) -> Finding:
             ),
         ),
         (
+            finding("GC102", observed=5000.0, limit=1000.0, steps=(6,), cause="learning-rate"),
+            "The gradient has grown to 5,000× that of step 0 (limit 1,000), at step 6.",
+        ),
+        (
+            finding("GC103", culprit="layer3", evidence=(("behind", "layer4"),)),
+            (
+                "No gradient arrives at layer1 (grad is None), at all 8 steps. The cut lies "
+                "between layer3 and layer4."
+            ),
+        ),
+        (
+            finding("GC203", observed=1e-5, limit=0.02, culprit="layer4"),
+            (
+                "Only 1e-5 of the differences between samples is left at layer7 (limit 0.02), at "
+                "all 8 steps."
+            ),
+        ),
+        (
+            finding("GC301", observed=2e-10, limit=1e-8, evidence=(("median", 1e-4),)),
+            (
+                "The weights of layer1 move 2e-10 of their size a step, the median layer's 1e-4 "
+                "(limit 1e-8), at all 8 steps."
+            ),
+        ),
+        (
+            finding("GC401", steps=(0,), culprit="loss", evidence=(("before", "fc"),)),
+            "The first NaN or Inf arose in the loss, behind fc at step 0.",
+        ),
+        (
             finding("GC401", steps=(3, 4), culprit="layer2"),
             "The first NaN or Inf arose in the output of layer2 at step 3.",
         ),
@@ -125,6 +154,16 @@ def test_extreme_values_make_sentences(
     make_report: MakeReport, code: str, observed: float | None
 ) -> None:
     assert describe(finding(code, observed=observed, limit=0.5), make_report())
+
+
+def test_numbered_layers_can_be_told_from_numbers(make_report: MakeReport) -> None:
+    report = make_report(name="{}")
+    found = finding("GC101", layers=("1", "2", "3"), culprit="1", observed=0.01, limit=0.02)
+    assert describe(found, report)[0].startswith(
+        "layer 1 receives 100× less gradient than layer 7 "
+    )
+    severed = finding("GC103", layers=("1", "2", "3"))
+    assert describe(severed, report)[0].startswith("No gradient arrives at layers 1 … 3 ")
 
 
 def test_exactly_no_gradient_is_not_a_division(make_report: MakeReport) -> None:

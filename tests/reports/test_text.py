@@ -55,6 +55,18 @@ def test_a_healthy_net_gets_two_lines(make_report: MakeReport) -> None:
     assert render(make_report()) == HEALTHY
 
 
+def test_a_healthy_net_says_what_the_probe_changed(make_report: MakeReport) -> None:
+    report = make_report()
+    layers = tuple(
+        dataclasses.replace(layer, gradient_ratio=2500.0 if layer.name == "layer1" else 1.0)
+        for layer in report.layers
+    )
+    first = dataclasses.replace(report.steps[0], layers=layers)
+    recording = dataclasses.replace(report.recording, steps=(first, *report.steps[1:]))
+    text = render(dataclasses.replace(report, recording=recording))
+    assert text.splitlines()[1].startswith("gradient 2,500 → 1 end to end, signal 1, updates")
+
+
 def test_without_next_steps(make_report: MakeReport, vanishing: Finding) -> None:
     report = make_report(vanishing, gain=0.1, assumptions=("CrossEntropyLoss", "batch of 8"))
     assert render(report, next_steps=False) == SICK.rpartition("\n\n")[0]

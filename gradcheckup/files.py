@@ -1,0 +1,34 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write the whole file as UTF-8, or leave what was there.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    # Through links to the file that they name; pipes and devices cannot be replaced.
+    target = Path(os.path.realpath(path))
+    direct = target.exists() and not target.is_file()
+    scratch = target if direct else target.with_name(f".gradcheckup-{secrets.token_hex(8)}")
+    try:
+        with scratch.open("w" if direct else "x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        if not direct:
+            scratch.replace(target)
+    finally:
+        if not direct:
+            with suppress(OSError):
+                scratch.unlink()
+
+
+def reason(error: OSError) -> str:
+    """Why, without the path: ``permission denied``."""
+    return (error.strerror or str(error)).lower()
