@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import gradcheckup
+from gradcheckup import Recording, Report, Step
 
 PACKAGE = Path(gradcheckup.__file__).parent
 
@@ -182,6 +183,23 @@ def test_reading_and_judging_need_no_torch() -> None:
     """All at once, in one process: whoever imports torch makes it appear."""
     imported = "".join(f"import {module}\n" for module in WITHOUT_TORCH)
     _run(f"import sys\n{imported}assert 'torch' not in sys.modules")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["diagnose", "--help"], ["rules"], ["explain", "GC101"], ["show"]]
+)
+def test_commands_that_measure_nothing_need_no_torch(tmp_path: Path, arguments: list[str]) -> None:
+    if arguments == ["show"]:
+        step = Step(index=0, loss=1.0, layers=(), parameters=())
+        recording = Recording(model="Net", optimizer="SGD(lr=0.1)", steps=(step,))
+        Report(recording=recording).to_json(tmp_path / "report.json")
+        arguments = ["show", str(tmp_path / "report.json"), "--verbose"]
+    _run(
+        "import sys\nfrom gradcheckup.cli import main\n"
+        f"sys.argv = ['gradcheckup', *{arguments!r}]\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code, ended.code\n"
+        "assert 'torch' not in sys.modules"
+    )
 
 
 @pytest.mark.parametrize("heavy", ["torch", "rich", "matplotlib", "numpy"])
