@@ -91,12 +91,8 @@ def _vital_signs(report: Report, width: int) -> str:
         f"updates {number(min(updates))} … {number(max(updates))}" if updates else "",
         f"loss {number(first.loss)} → {number(last.loss)}",
     ]
-    line = ""
-    for sign in filter(None, signs):
-        longer = f"{line}, {sign}" if line else sign
-        if len(longer) <= width:
-            line = longer
-    return line
+    line = ", ".join(filter(None, signs))
+    return line if len(line) <= width else line.replace(" end to end", "")
 
 
 def _course(name: str, first: float | None, last: float | None, after: str = "") -> str:

@@ -63,8 +63,11 @@ def test_a_healthy_net_says_what_the_probe_changed(make_report: MakeReport) -> N
     )
     first = dataclasses.replace(report.steps[0], layers=layers)
     recording = dataclasses.replace(report.recording, steps=(first, *report.steps[1:]))
-    text = render(dataclasses.replace(report, recording=recording))
-    assert text.splitlines()[1].startswith("gradient 2,500 → 1 end to end, signal 1, updates")
+    changed = dataclasses.replace(report, recording=recording)
+    rest = "signal 1, updates 0.001 … 0.001, loss 2.3 → 1.6"
+    assert render(changed).splitlines()[1:] == [f"gradient 2,500 → 1 end to end, {rest}"]
+    # No figure is left out where there is less room.
+    assert render(changed, width=70).splitlines()[1:] == [f"gradient 2,500 → 1, {rest}"]
 
 
 def test_without_next_steps(make_report: MakeReport, vanishing: Finding) -> None:
