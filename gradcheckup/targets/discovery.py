@@ -148,9 +148,10 @@ def lookup(source: Source, dotted: str) -> Any:
         try:
             value = getattr(value, part)
         except AttributeError:
-            raise TargetError(
-                f"{where} has no {part!r}{did_you_mean(part, _public(value), form=f'{where}:{{}}')}"
-            ) from None
+            near = did_you_mean(part, _public(value), form=f"{where}:{{}}")
+            own = [name for name in _public(value) if _is_users(getattr(value, name, None))]
+            listed = f"; it has {', '.join(own[:8])}" if own and value is source.module else ""
+            raise TargetError(f"{where} has no {part!r}{near or listed}") from None
         where = f"{where}:{part}" if where == source.label else f"{where}.{part}"
     return value
 
@@ -221,6 +222,11 @@ def _similar_model_names(found: Iterable[str]) -> str:
 
 def _plain(names: Iterable[str]) -> list[str]:
     return [name for name in names if not name.startswith("_")]
+
+
+def _is_users(value: object) -> bool:
+    """True for what can be part of a target, which imported modules cannot."""
+    return not isinstance(value, ModuleType)
 
 
 def _public(value: object) -> list[str]:
