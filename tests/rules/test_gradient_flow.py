@@ -1,0 +1,248 @@
+"""GC101 to GC104 on recordings made by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gradcheckup.records import Recording, Role, Severity
+from gradcheckup.rules import (
+    exploding_gradient,
+    severed_gradient,
+    vanishing_gradient,
+    zero_gradient,
+)
+from gradcheckup.thresholds import Thresholds
+
+Make = Callable[..., Any]
+LIMITS = Thresholds(gradient_ratio_low=0.02, gradient_ratio_high=100.0)
+
+
+@pytest.fixture
+def with_ratios(layer: Make, step: Make, recording: Make) -> Callable[..., Recording]:
+    """A recording whose first layer has these gradient ratios, one a step."""
+
+    def make(*ratios: float | None) -> Recording:
+        return recording(
+            step(
+                index,
+                [
+                    layer("early", gradient_ratio=ratio, gradient_norm=ratio, gain=ratio),
+                    layer("late"),
+                    layer("head", output=True),
+                ],
+            )
+            for index, ratio in enumerate(ratios)
+        )
+
+    return make
+
+
+def test_vanishing_names_the_starved_layer_and_the_evidence(with_ratios: Make) -> None:
+    (found,) = vanishing_gradient.check(with_ratios(1e-6, 1e-6, 1e-6, 1e-6), LIMITS)
+    assert (found.code, found.severity) == ("GC101", Severity.CRITICAL)
+    assert found.layers == ("early",)
+    assert found.observed == 1e-6
+    assert found.limit == 0.02
+    assert found.steps == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "ratios",
+    [
+        (0.021, 0.021, 0.021, 0.021),  # just inside the limit
+        (1e-6, 0.5, 0.5, 0.5),  # a zero-initialised branch: only step 0
+        (1e-6, 1e-6, 1e-6, 0.5),  # recovers at the last step
+        (1e-6, 1e-6, 0.5, 1e-6),  # one settled step is fine
+        (1.0, 1.0, 1.0, 1.0),
+        (None, None, None, None),  # severed is GC103's
+        (math.nan, math.nan, math.nan, math.nan),  # non-finite is GC402's
+    ],
+)
+def test_not_vanishing(with_ratios: Make, ratios: tuple[float, ...]) -> None:
+    assert not list(vanishing_gradient.check(with_ratios(*ratios), LIMITS))
+
+
+def test_vanishing_that_begins_later_is_found_with_its_steps(with_ratios: Make) -> None:
+    (found,) = vanishing_gradient.check(with_ratios(1.0, 1.0, 1e-9, 1e-9), LIMITS)
+    assert found.steps == (2, 3)
+
+
+def test_a_hard_zero_is_not_called_vanishing(with_ratios: Make) -> None:
+    assert not list(vanishing_gradient.check(with_ratios(0.0, 0.0, 0.0, 0.0), LIMITS))
+
+
+def test_exploding_just_above_and_just_below_the_limit(with_ratios: Make) -> None:
+    (found,) = exploding_gradient.check(with_ratios(101, 101, 101, 101), LIMITS)
+    assert (found.code, found.observed, found.limit) == ("GC102", 101, 100)
+    assert not list(exploding_gradient.check(with_ratios(99, 99, 99, 99), LIMITS))
+
+
+def test_growth_that_settles_is_not_exploding(with_ratios: Make) -> None:
+    assert not list(exploding_gradient.check(with_ratios(2500, 300, 10, 9), LIMITS))
+
+
+def test_normalisation_layers_raise_the_exploding_limit(
+    layer: Make, step: Make, recording: Make
+) -> None:
+    # Thirty BatchNorm layers with ReLU grow by sqrt(pi / (pi - 1))^30 = 314 in theory.
+    norms = [layer(f"n{k}", role=Role.NORM, kind="batchnorm1d") for k in range(30)]
+
+    def made(ratio: float) -> Recording:
+        early = layer("early", gradient_ratio=ratio, gradient_norm=ratio)
+        flow = [early, *norms, layer("late"), layer("head", output=True)]
+        return recording(step(index, flow) for index in range(4))
+
+    expected = (math.pi / (math.pi - 1)) ** 15
+    assert not list(exploding_gradient.check(made(0.98 * expected), LIMITS))
+    assert list(exploding_gradient.check(made(1.02 * expected), LIMITS))
+
+
+@pytest.mark.parametrize(
+    ("losses", "norms", "explodes"),
+    [
+        ((1.0, 9.0, 99.0, 999.0), (1.0, 50.0, 900.0, 2000.0), True),
+        ((1.0, 9.0, math.inf), (1.0, 50.0, math.inf), True),
+        ((1.0, 1.0, 1.0, 1.0), (1.0, 50.0, 900.0, 2000.0), False),  # the loss stays
+        ((1.0, 9.0, 99.0, 999.0), (1.0, 5.0, 9.0, 20.0), False),  # the gradient stays
+    ],
+)
+def test_a_gradient_that_runs_away_with_the_loss(
+    step: Make,
+    recording: Make,
+    parameter: Make,
+    losses: tuple[float, ...],
+    norms: tuple[float, ...],
+    explodes: bool,
+) -> None:
+    steps = [
+        step(index, None, [parameter("early.weight", gradient_norm=norm)], loss)
+        for index, (loss, norm) in enumerate(zip(losses, norms, strict=True))
+    ]
+    assert bool(list(exploding_gradient.check(recording(steps), LIMITS))) is explodes
+
+
+def _cut(layer: Make, parameter: Make, step: Make, **early: Any) -> list[Any]:
+    return [
+        step(
+            index,
+            [layer("early", gradient_norm=None), layer("late"), layer("head", output=True)],
+            [parameter("early.weight", gradient_norm=None, **early), parameter("late.weight")],
+        )
+        for index in range(4)
+    ]
+
+
+def test_severed_names_both_sides_of_the_cut(
+    layer: Make, parameter: Make, step: Make, recording: Make
+) -> None:
+    (found,) = severed_gradient.check(recording(_cut(layer, parameter, step)), LIMITS)
+    assert (found.code, found.severity) == ("GC103", Severity.CRITICAL)
+    assert (found.culprit, found.fact("behind")) == ("early", "late")
+
+
+@pytest.mark.parametrize("early", [{"trainable": False}, {"learning_rate": None}])
+def test_what_is_not_meant_to_train_is_not_severed(
+    layer: Make, parameter: Make, step: Make, recording: Make, early: dict[str, Any]
+) -> None:
+    steps = _cut(layer, parameter, step, **early)
+    assert not list(severed_gradient.check(recording(steps), LIMITS))
+
+
+def test_a_gradient_at_one_step_is_enough(
+    layer: Make, parameter: Make, step: Make, recording: Make
+) -> None:
+    steps = _cut(layer, parameter, step)
+    steps[2] = step(2, None, [parameter("early.weight"), parameter("late.weight")])
+    assert not list(severed_gradient.check(recording(steps), LIMITS))
+
+
+def test_a_module_that_never_ran_is_not_severed(
+    layer: Make, parameter: Make, step: Make, recording: Make
+) -> None:
+    made = recording(_cut(layer, parameter, step), never_called=("early",))
+    assert not list(severed_gradient.check(made, LIMITS))
+
+
+def _zero_steps(
+    layer: Make, parameter: Make, step: Make, norms: tuple[float | None, ...]
+) -> list[Any]:
+    return [
+        step(
+            index,
+            [layer("early", gradient_norm=norm), layer("late"), layer("head", output=True)],
+            [parameter("early.weight", gradient_norm=norm), parameter("late.weight")],
+        )
+        for index, norm in enumerate(norms)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("norms", "flagged"),
+    [
+        ((0.0, 0.0, 0.0, 0.0), True),
+        ((0.0, 1e-30, 1e-30, 1e-30), False),  # exactly zero at step 0 only
+        ((0.0, 0.0, 0.0, 1e-30), False),
+        ((1e-30, 1e-30, 1e-30, 1e-30), False),  # tiny is not zero
+        ((None, None, None, None), False),  # no gradient is GC103's or GC501's
+        ((math.nan, 0.0, 0.0, 0.0), False),
+    ],
+)
+def test_zero_gradient_is_exact_and_persistent(
+    layer: Make,
+    parameter: Make,
+    step: Make,
+    recording: Make,
+    norms: tuple[float | None, ...],
+    flagged: bool,
+) -> None:
+    found = list(zero_gradient.check(recording(_zero_steps(layer, parameter, step, norms)), LIMITS))
+    assert [each.code for each in found] == ["GC104"] * flagged
+    assert all(each.severity is Severity.CRITICAL for each in found)
+
+
+def test_softmax_over_one_unit_is_named_as_the_cause(
+    layer: Make, parameter: Make, step: Make, recording: Make
+) -> None:
+    softmax = layer(
+        "softmax", role=Role.ACTIVATION, kind="softmax", shape=(32, 1), output=True, signal=0.0
+    )
+    flow = [layer("early", gradient_norm=0.0), softmax]
+    steps = [step(k, flow, [parameter("early.weight", gradient_norm=0.0)]) for k in range(4)]
+    (found,) = zero_gradient.check(recording(steps), LIMITS)
+    assert (found.cause, found.culprit) == ("single-unit-softmax", "softmax")
+
+
+@pytest.mark.parametrize(("bias", "told"), [(1e-9, True), (0.0, True), (1e-4, False)])
+def test_a_bias_in_front_of_normalisation_is_information(
+    layer: Make, parameter: Make, step: Make, recording: Make, bias: float, told: bool
+) -> None:
+    flow = [
+        layer("early"),
+        layer("norm", role=Role.NORM, kind="batchnorm1d"),
+        layer("late"),
+        layer("head", output=True),
+    ]
+    shown = [
+        parameter("early.weight"),
+        parameter("early.bias", shape=(8,), gradient_norm=bias),
+        parameter("late.weight"),
+    ]
+    found = list(zero_gradient.check(recording(step(k, flow, shown) for k in range(4)), LIMITS))
+    assert [(each.severity, each.cause, each.layers) for each in found] == [
+        (Severity.INFORMATION, "bias-before-normalisation", ("early.bias",))
+    ] * told
+
+
+def test_a_loss_scale_moves_no_limit(layer: Make, step: Make, recording: Make) -> None:
+    def scaled(by: float) -> Recording:
+        early = layer("early", gradient_norm=0.05 * by, gradient_ratio=0.05)
+        late = layer("late", gradient_norm=by)
+        return recording(step(k, [early, late, layer("head", output=True)]) for k in range(4))
+
+    for scale in (1e-20, 1.0, 1e20):
+        assert not list(vanishing_gradient.check(scaled(scale), LIMITS))
+        assert not list(exploding_gradient.check(scaled(scale), LIMITS))
