@@ -35,10 +35,12 @@ from gradcheckup.records import (
 from gradcheckup.report import Report
 from gradcheckup.serialization import load_report
 from gradcheckup.thresholds import Thresholds
-from gradcheckup.version import VERSION as __version__
+from gradcheckup.version import VERSION
 
 if TYPE_CHECKING:
     from gradcheckup.checkup import assert_healthy, diagnose
+
+__version__ = VERSION
 
 _NEED_TORCH = {"assert_healthy": "gradcheckup.checkup", "diagnose": "gradcheckup.checkup"}
 

@@ -59,7 +59,7 @@ def _elu_zone(slope: float, call: Mapping[str, float]) -> Zone:
     # phi' = alpha e^z below 0 and 1 above; its maximum is the larger of the two.
     alpha = abs(call["alpha"])
     steepest = max(1.0, alpha)
-    return (math.log(slope * steepest / alpha) if alpha else 0.0, math.inf)
+    return (min(0.0, math.log(slope * steepest / alpha)) if alpha else 0.0, math.inf)
 
 
 def _celu_zone(slope: float, call: Mapping[str, float]) -> Zone:
@@ -129,7 +129,8 @@ SQUASHING = frozenset({"sigmoid", "tanh", "softsign", "hardsigmoid", "hardtanh"}
 def _functions() -> dict[Callable[..., Any], Activation]:
     """Every callable under which torch offers a known activation, in-place ones included."""
     aliases = {"sigmoid": ("expit",)}
-    places = (torch, F, Tensor, torch.special, torch._C._nn)
+    native = torch._C._nn  # noqa: SLF001 - what F.gelu and others are
+    places = (torch, F, Tensor, torch.special, native)
     found = {}
     for kind, known in KINDS.items():
         for name in (kind, f"{kind}_", *aliases.get(kind, ())):
@@ -144,13 +145,21 @@ FUNCTIONS: Mapping[Callable[..., Any], Activation] = _functions()
 """From torch's callables to what is known of them."""
 
 
-def is_activation_module(module: nn.Module) -> bool:
-    """Whether this is one of torch's activation modules (or a subclass), which call a function."""
-    return (
-        type_name(module) is not None
-        and _torch_base(module).__module__ == "torch.nn.modules.activation"
-        and not isinstance(module, nn.MultiheadAttention)
-    )
+_MODULES: Mapping[str, Activation] = {
+    **{kind.replace("_", ""): known for kind, known in KINDS.items()},
+    "softmax2d": KINDS["softmax"],
+}
+
+
+def of_module(module: nn.Module) -> Activation | None:
+    """What is known of one of torch's activation modules or a subclass; None for other modules.
+
+    Its class goes before the function it calls: ReLU6 calls hardtanh.
+    """
+    base = _torch_base(module)
+    if base.__module__ != "torch.nn.modules.activation":
+        return None
+    return _MODULES.get(base.__name__.lower())
 
 
 def _torch_base(module: nn.Module) -> type:

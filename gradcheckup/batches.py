@@ -63,8 +63,11 @@ def _is_batch(data: Any) -> bool:
 @contextmanager
 def _generators_kept(data: Any) -> Iterator[None]:
     """Leaves the random generators of a loader where they were."""
-    sampler = getattr(data, "sampler", None)
-    owners = (data, sampler, getattr(data, "batch_sampler", None))
+    batch_sampler = getattr(data, "batch_sampler", None)
+    inner = getattr(batch_sampler, "sampler", None)
+    owners = {
+        id(each): each for each in (data, getattr(data, "sampler", None), batch_sampler, inner)
+    }.values()
     found = [getattr(owner, "generator", None) for owner in owners]
     states = [(each, each.get_state()) for each in found if isinstance(each, torch.Generator)]
     try:
@@ -98,18 +101,19 @@ def _check_finite(batch: Any, index: int) -> None:
             )
 
 
-def moved(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on a device; tensors that are there already are kept."""
+def copied(batch: Any, device: torch.device) -> Any:
+    """A copy of a batch on a device, so that in-place operations of a model spare the user's."""
     if isinstance(batch, Tensor):
-        return batch.to(device)
+        return batch.detach().clone().to(device).requires_grad_(batch.requires_grad)
     if isinstance(batch, Mapping):
-        values = {key: moved(each, device) for key, each in batch.items()}
-        return type(batch)(values) if type(batch) is not dict else values  # type: ignore[call-arg]
+        values = {key: copied(each, device) for key, each in batch.items()}
+        return values if type(batch) is dict else type(batch)(values)  # type: ignore[call-arg]
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(moved(each, device) for each in batch))
+        return type(batch)(*(copied(each, device) for each in batch))
     if isinstance(batch, (tuple, list)):
-        return type(batch)(moved(each, device) for each in batch)
-    return batch.to(device) if hasattr(batch, "to") and callable(batch.to) else batch
+        return type(batch)(copied(each, device) for each in batch)
+    # A PackedSequence, a graph batch: what can move itself.
+    return batch.to(device) if callable(getattr(batch, "to", None)) else batch
 
 
 def split(batch: Any, model: nn.Module, *, keep_targets: bool) -> tuple[Any, Any]:
@@ -123,10 +127,11 @@ def split(batch: Any, model: nn.Module, *, keep_targets: bool) -> tuple[Any, Any
     if isinstance(batch, Mapping):
         key = next((name for name in TARGET_KEYS if name in batch), None)
         taken = keep_targets and key is not None and key in _keywords(model, batch)
-        inputs = {name: value for name, value in batch.items() if taken or name != key}
-        return inputs, batch[key] if key else None
+        taking = {name: value for name, value in batch.items() if taken or name != key}
+        return taking, batch[key] if key else None
     if isinstance(batch, (tuple, list)) and len(batch) > 1:
-        *inputs, targets = batch
+        inputs: Any = batch[:-1]
+        targets = batch[-1]
         return inputs[0] if len(inputs) == 1 else tuple(inputs), targets
     if isinstance(batch, (tuple, list)):
         return batch[0], None

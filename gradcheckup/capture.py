@@ -7,71 +7,32 @@ step they cross to the host in one transfer. Hooks exist only inside `Capture.st
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from typing import Any
 
 import torch
+import torch.overrides
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from gradcheckup import statistics
-from gradcheckup.activations import FUNCTIONS, Activation, is_activation_module, type_name
+from gradcheckup import layers, statistics
+from gradcheckup.activations import FUNCTIONS, Activation, of_module
+from gradcheckup.readings import Event, Measured, floating_tensors, read_out
 from gradcheckup.records import Role
-from gradcheckup.structure import Node, Place, locate
+from gradcheckup.structure import Place, leaves, locate
 
-_UNITS_IN_DIM_1 = ("conv", "batchnorm", "groupnorm", "instancenorm")
-_TORCH_WEIGHTS = (
-    nn.Linear,
-    nn.Bilinear,
-    nn.Embedding,
-    nn.EmbeddingBag,
-    nn.RNNBase,
-    nn.RNNCellBase,
-    nn.MultiheadAttention,
-    nn.modules.conv._ConvNd,
+# Private parts of torch, each with a way out where a later version drops it.
+_MODES = getattr(torch.overrides, "_get_current_function_mode_stack", list)
+_SET_GRAD_ENABLED = getattr(torch._C, "_set_grad_enabled", None)  # noqa: SLF001
+_BACKWARD_ID = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # noqa: SLF001
+_FUNCTORCH_LEVEL = getattr(
+    getattr(torch._C, "_functorch", None),  # noqa: SLF001
+    "peek_interpreter_stack",
+    lambda: None,
 )
-
-
-@dataclass(slots=True, eq=False)
-class Event:
-    """One call of one layer, as it happens: numbers are still tensors on the device."""
-
-    name: str
-    call: int
-    kind: str
-    role: Role
-    functional: bool
-    shape: tuple[int, ...]
-    signal: Tensor | None = None
-    peak: Tensor | None = None
-    saturation: Tensor | None = None
-    dead: Tensor | None = None
-    gradients: list[Tensor] = field(default_factory=list)
-    nodes: list[Node] = field(default_factory=list)
-    hooked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One call of one layer, as numbers; None where nothing was measured."""
-
-    name: str
-    call: int
-    kind: str
-    role: Role
-    functional: bool
-    shape: tuple[int, ...]
-    place: Place
-    signal: float | None
-    peak: float | None
-    saturation: float | None
-    dead_fraction: float | None
-    gradient_norm: float | None
 
 
 class _GradientHook:
@@ -100,7 +61,7 @@ class _GradientHook:
 class _Nothing:
     """What a copied gradient hook becomes."""
 
-    def __call__(self, gradient: Tensor) -> None:
+    def __call__(self, _: Tensor) -> None:
         return None
 
 
@@ -120,7 +81,9 @@ class _ActivationMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         known = FUNCTIONS.get(func)
-        if known is None or not self.capture.running:
+        if known is None or not self.capture.within_model():
+            if func is _SET_GRAD_ENABLED:
+                self.capture.stretch += 1
             return func(*args, **kwargs)
         given = args[0] if args else kwargs.get("input")
         if not isinstance(given, Tensor) or not given.is_floating_point():
@@ -135,17 +98,25 @@ class Capture:
         running: Modules that are running now, outermost first, as (name, module).
         ran: Names and input shapes of the layers that finished in this step, for error messages.
         called: Names of all modules that ran in any step.
+        stretch: How often gradients were switched off or on in this step.
         differentiating: True inside `differentiate`; gradients at other times (a gradient
             penalty's inner one) are not dL/dy.
     """
 
-    def __init__(self, model: nn.Module, names: dict[str, nn.Module], slope: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        names: dict[str, nn.Module],
+        slope: float,
+        own: Iterable[Tensor],
+    ) -> None:
         """Prepares to measure a model; registers nothing yet.
 
         Args:
             model: The root module.
             names: Its modules by the name they are reported under.
             slope: `Thresholds.saturation_slope`.
+            own: Tensors that are to keep the gradients of a backward pass.
         """
         self.model = model
         self.names = names
@@ -154,18 +125,18 @@ class Capture:
         self.ran: list[tuple[str, tuple[int, ...]]] = []
         self.called: set[str] = set()
         self.differentiating = False
+        self.stretch = 0
         self._events: list[Event] = []
         self._calls: dict[str, int] = {}
         self._places: list[Place] = []
         self._peaks: dict[tuple[str, int], Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self._paused = False
-        self._recomputing: _ActivationMode | None = None
+        self._own = {id(tensor) for tensor in own}
         self._owners = {
             name: module
             for name, module in names.items()
-            if any(True for _ in module.parameters(recurse=False))
-            and not is_activation_module(module)
+            if any(True for _ in module.parameters(recurse=False)) and of_module(module) is None
         }
 
     # -- one step ---------------------------------------------------------------------------
@@ -175,6 +146,7 @@ class Capture:
         """Attaches to the model for one forward and backward pass, and detaches in any case."""
         self.running.clear()
         self.ran.clear()
+        self.stretch = 0
         self._events.clear()
         self._calls.clear()
         self._places.clear()
@@ -192,21 +164,31 @@ class Capture:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._end_recomputation()
 
     @contextmanager
     def differentiate(self, loss: Tensor) -> Iterator[None]:
-        """Surrounds the backward pass of the step's loss."""
+        """Surrounds the backward pass of the step's loss.
+
+        Leaves that belong to neither model nor loss (another net in a GAN, the inputs) have their
+        `.grad` back afterwards.
+        """
+        if self._paused:
+            yield
+            return
         self._places = locate(loss, [(event.role, event.nodes) for event in self._events])
         for event in self._events:
             event.nodes.clear()
         self.running.clear()
+        foreign = [(leaf, leaf.grad) for leaf in leaves(loss) if id(leaf) not in self._own]
+        for leaf, _ in foreign:
+            leaf.grad = None
         self.differentiating = True
         try:
             yield
         finally:
             self.differentiating = False
-            self._end_recomputation()
+            for leaf, gradient in foreign:
+                leaf.grad = gradient
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -219,69 +201,26 @@ class Capture:
 
     def measured(self) -> list[Measured]:
         """The layers of the step in execution order, after one transfer to the host."""
-        scalars: list[Tensor] = []
+        return read_out(self._events, self._places)
 
-        def keep(value: Tensor | None) -> int | None:
-            if value is None:
-                return None
-            scalars.append(value)
-            return len(scalars) - 1
-
-        slots = [
-            (
-                keep(event.signal),
-                keep(event.peak),
-                keep(event.saturation),
-                keep(event.dead),
-                [keep(gradient) for gradient in event.gradients],
-            )
-            for event in self._events
-        ]
-        numbers = to_host(scalars)
-
-        def number(slot: int | None) -> float | None:
-            return None if slot is None else numbers[slot]
-
-        places = self._places or [Place()] * len(self._events)
-        return [
-            Measured(
-                name=event.name,
-                call=event.call,
-                kind=event.kind,
-                role=event.role,
-                functional=event.functional,
-                shape=event.shape,
-                place=place,
-                signal=number(signal),
-                peak=number(peak),
-                saturation=number(saturation),
-                dead_fraction=number(dead),
-                gradient_norm=_length([numbers[slot] for slot in norms if slot is not None]),
-            )
-            for event, place, (signal, peak, saturation, dead, norms) in zip(
-                self._events, places, slots, strict=True
-            )
-        ]
+    def within_model(self) -> bool:
+        """Whether the model is running, or a part of it again, for a checkpoint."""
+        return bool(self.running) or (self.differentiating and _in_backward())
 
     def _awaited(self) -> list[Event]:
         """Layers that ran under no_grad so far; a recomputation may show their gradient."""
         return [event for event in self._events if not event.hooked]
 
-    def _end_recomputation(self) -> None:
-        if self._recomputing is not None:
-            self._recomputing.__exit__(None, None, None)
-            self._recomputing = None
-
     # -- what the hooks call ----------------------------------------------------------------
 
-    def _enter(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _enter(self, name: str, module: nn.Module, _: tuple[Any, ...]) -> None:
         if _transformed():
             return
-        if _in_backward() and self._recomputing is None and self._awaited():
+        if _in_backward() and self._awaited() and not _watching():
             # torch switches the function mode off around backward(), where reentrant
-            # checkpointing runs the forward that counts.
-            self._recomputing = _ActivationMode(self)
-            self._recomputing.__enter__()
+            # checkpointing runs the forward that counts. Autograd drops this one again with the
+            # thread state of the node that recomputes.
+            _ActivationMode(self).__enter__()  # type: ignore[no-untyped-call]
         self.running.append((name, module))
 
     def _leave(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -289,15 +228,18 @@ class Capture:
             return
         while self.running and self.running.pop()[0] != name:
             pass  # an exception that the model caught left its modules behind
-        if not self.running:
-            self._end_recomputation()
         self.called.add(name)
         if name in self._owners:
-            values = list(_tensors(output))
+            values = list(floating_tensors(output))
             if not _in_backward():
                 self.ran.append((name, _shape(args)))
             if values:
-                self._record(name, *self._describe(name, module), False, values)
+                inside = f"{name}." if module is not self.model else ""
+                holds = any(each != name and each.startswith(inside) for each, _ in self.ran)
+                role = layers.role(module, holds_layers=holds)
+                event = self._record(name, layers.kind(module), role, False, values)
+                if event:
+                    event.channels_first = layers.channels_first(module)
 
     def activation(
         self,
@@ -310,13 +252,13 @@ class Capture:
         """Runs an activation and records it; the pre-activation is read before it can be lost."""
         if _transformed() or self._paused:
             return func(*args, **kwargs)
-        path, module = self.running[-1]
-        if is_activation_module(module):
-            name, kind, functional = path, type_name(module) or known.kind, False
-            self.called.add(name)
+        path, module = self.running[-1] if self.running else ("", self.model)
+        registered = of_module(module)
+        if registered:
+            name, known, functional = path, registered, False
         else:
             inside = "" if module is self.model else f"{path}."
-            name, kind, functional = f"{inside}{known.kind}", known.kind, True
+            name, functional = f"{inside}{known.kind}", True
         fresh = not _in_backward()
         call = known.arguments(args[1:], kwargs)
         saturation = peaks = None
@@ -325,7 +267,7 @@ class Capture:
         if fresh and known.dead_below and given.numel():
             peaks = statistics.unit_peaks(given, self._unit_dim(given))
         result = func(*args, **kwargs)
-        event = self._record(name, kind, Role.ACTIVATION, functional, [result])
+        event = self._record(name, known.kind, Role.ACTIVATION, functional, [result])
         if event and fresh:
             event.saturation = saturation
             if peaks is not None and known.dead_below:
@@ -340,7 +282,9 @@ class Capture:
         if _in_backward():
             # Checkpointing runs the forward again: the first run under no_grad left an event
             # without a gradient hook, which now gets it; every other one is complete.
-            event = next((e for e in self._awaited() if e.name == name), None)
+            # Stretches come back last first, and the layers inside one in their order.
+            same = [event for event in self._awaited() if event.name == name]
+            event = min(same, key=lambda event: (-event.stretch, event.call), default=None)
             if event:
                 self._hook(event, values)
             return event
@@ -348,6 +292,7 @@ class Capture:
         self._calls[name] = call + 1
         main = values[0]
         event = Event(name, call, kind, role, functional, tuple(main.shape))
+        event.stretch = self.stretch
         if main.numel():
             event.signal = statistics.signal(main)
             if event.signal is None:  # which else tells whether all is finite
@@ -357,41 +302,30 @@ class Capture:
         return event
 
     def _hook(self, event: Event, values: list[Tensor]) -> None:
-        for value in values:
+        for value in {id(value): value for value in values}.values():
             if value.requires_grad and torch.is_grad_enabled():
-                self._handles.append(value.register_hook(_GradientHook(self, event)))
+                hook = _GradientHook(self, event)
+                self._handles.append(value.register_hook(hook))  # type: ignore[no-untyped-call]
                 event.hooked = True
                 if value.grad_fn is not None and not _in_backward():
                     event.nodes.append(value.grad_fn)
 
-    def _describe(self, name: str, module: nn.Module) -> tuple[str, Role]:
-        kind = type_name(module) or type(module).__name__.lower()
-        if kind.startswith("nondynamicallyquantizable"):
-            kind = kind.removeprefix("nondynamicallyquantizable")
-        if isinstance(module, _TORCH_WEIGHTS):
-            return kind, Role.WEIGHT
-        if "norm" in kind:
-            return kind, Role.NORM
-        inside = f"{name}." if module is not self.model else ""
-        if any(other != name and other.startswith(inside) for other in self._ran_owners()):
-            return kind, Role.CONTAINER
-        mixes = any(
-            sum(size > 1 for size in parameter.shape) > 1
-            for parameter in module.parameters(recurse=False)
-        )
-        return kind, Role.WEIGHT if mixes else Role.SCALE
-
-    def _ran_owners(self) -> Iterator[str]:
-        return (name for name, _ in self.ran)
-
     def _unit_dim(self, given: Tensor) -> int:
         """Channels come first after a convolution, last after a linear layer."""
-        before = next((e.kind for e in reversed(self._events) if e.role is not Role.ACTIVATION), "")
-        channels_first = given.ndim > 2 and before.startswith(_UNITS_IN_DIM_1)  # noqa: PLR2004
-        return 1 if channels_first else -1
+        before = (
+            event
+            for event in reversed(self._events)
+            if event.role is not Role.ACTIVATION and event.role is not Role.CONTAINER
+        )
+        nearest = next(before, None)
+        return 1 if nearest and nearest.channels_first and given.ndim > 1 else -1
+
+    def forget_units(self) -> None:
+        """Begins a new window for dead units: what fired before does not count any more."""
+        self._peaks.clear()
 
     def _dead(self, event: Event, peaks: Tensor, bound: float) -> Tensor:
-        """Share of units that never rose above the bound in any step so far: exact, no sample."""
+        """Share of units that never rose above the bound in the window: exact, no sample."""
         key = event.name, event.call
         before = self._peaks.get(key)
         if before is not None and before.shape == peaks.shape:
@@ -400,36 +334,9 @@ class Capture:
         return (peaks <= bound).float().mean()
 
 
-def to_host(scalars: list[Tensor]) -> list[float]:
-    """Values of 0-d tensors, in one transfer where they share a device."""
-    if not scalars:
-        return []
-    home = scalars[0].device
-    wide = torch.float32 if home.type == "mps" else torch.float64
-    stacked = torch.stack([scalar.to(home, wide) for scalar in scalars])
-    values: list[float] = stacked.tolist()
-    return values
-
-
-def _length(norms: list[float]) -> float | None:
-    """Norm of the concatenation of vectors with these norms; None without any."""
-    return math.hypot(*norms) if norms else None
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """Floating-point tensors in whatever a module returns, the main one first."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point() or output.is_complex():
-            yield output
-    elif isinstance(output, dict):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, (tuple, list)):
-        for value in output:
-            yield from _tensors(value)
-    elif is_dataclass(output) and not isinstance(output, type):
-        for each in fields(output):
-            yield from _tensors(getattr(output, each.name, None))
+def _watching() -> bool:
+    """Whether a function mode of ours is active in this thread."""
+    return any(isinstance(mode, _ActivationMode) for mode in _MODES())
 
 
 def _shape(args: tuple[Any, ...]) -> tuple[int, ...]:
@@ -438,12 +345,11 @@ def _shape(args: tuple[Any, ...]) -> tuple[int, ...]:
 
 def _transformed() -> bool:
     """Whether the forward is being compiled, traced or functionally transformed."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return True
+    return _FUNCTORCH_LEVEL() is not None
 
 
 def _in_backward() -> bool:
     """Whether autograd is running a backward pass: the forward is a checkpoint's recomputation."""
-    try:
-        return bool(torch._C._current_graph_task_id() != -1)
-    except AttributeError:  # a private call that a later torch may drop
-        return False
+    return bool(_BACKWARD_ID() != -1)

@@ -10,8 +10,9 @@ from torch import nn
 
 from gradcheckup import batches, rules
 from gradcheckup.errors import UsageError
+from gradcheckup.flags import misspelt_flags
 from gradcheckup.objective import ComputeLoss, Criterion, Objective
-from gradcheckup.probe import OnStep, misspelt_flags, probe
+from gradcheckup.probe import OnStep, probe
 from gradcheckup.report import Report
 from gradcheckup.subject import OptimizerSource, rehearsal, unwrap
 from gradcheckup.thresholds import Thresholds
@@ -66,9 +67,10 @@ def diagnose(
         ModelError: The model cannot be trained, or failed to run.
         LossError: The loss is not a scalar that requires grad.
     """
-    if not isinstance(model, nn.Module):
+    given: dict[str, Any] = {"model": model, "steps": steps}  # what callers pass, not what they may
+    if not isinstance(given["model"], nn.Module):
         raise UsageError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if type(given["steps"]) is not int or steps < 1:
         raise UsageError(f"expected steps to be a whole number of at least 1, got {steps!r}")
     limits = _limits(thresholds)
     chosen = rules.choose(select, ignore)

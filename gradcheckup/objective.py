@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +30,13 @@ class Objective:
     compute_loss: ComputeLoss | None = None
     assumptions: dict[str, None] = field(default_factory=dict)
 
+    @property
+    def source(self) -> str:
+        """Where the loss comes from: `compute_loss`, `criterion`, or the `model` (or inferred)."""
+        if self.compute_loss is not None:
+            return "compute_loss"
+        return "criterion" if self.criterion is not None else "model"
+
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The loss, a scalar with a gradient.
 
@@ -42,23 +48,23 @@ class Objective:
         inputs, targets = batches.split(batch, model, keep_targets=self.criterion is None)
         outputs = batches.call(model, inputs)
         if self.criterion is not None:
-            return _checked(self._criterion(outputs, targets), "criterion(outputs, targets)")
+            given = self._apply(self.criterion, outputs, targets)
+            return _checked(given, "criterion(outputs, targets)")
         own = _own_loss(outputs)
         if own is not None:
             return _checked(own, "the loss of the model's output")
         return _checked(self._inferred(outputs, targets), "the inferred loss")
 
-    def _criterion(self, outputs: Any, targets: Any) -> Any:
-        assert self.criterion is not None
+    def _apply(self, criterion: Criterion, outputs: Any, targets: Any) -> Any:
         if targets is None:
             raise LossError(
                 "expected batches (inputs, targets) for the criterion, but they carry no targets: "
                 "give compute_loss(model, batch) instead"
             )
-        from_torch = (getattr(self.criterion, "__module__", "") or "").startswith("torch.nn")
+        from_torch = (getattr(criterion, "__module__", "") or "").startswith("torch.nn")
         if from_torch and not isinstance(outputs, Tensor):
             outputs = self._main(outputs)
-        return self.criterion(outputs, targets)
+        return criterion(outputs, targets)
 
     def _inferred(self, outputs: Any, targets: Any) -> Tensor:
         outputs = self._main(outputs)

@@ -7,6 +7,7 @@ is None, never 0.0; infinities and NaN are themselves. `serialization` turns rec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -58,14 +59,15 @@ class LayerRecord:
             None where the autograd graph could not tell.
         gate: True for an activation whose output only multiplies something else.
         gradient_norm: L2 norm of dL/dy over the batch tensor; None when no gradient arrived.
-        gradient_ratio: `gradient_norm` over that of the reference layer of the step.
+        gradient_ratio: `gradient_norm` over that of the reference layer of the step (over all
+            calls of it).
         gain: `gradient_norm` over that of the next layer of the same role, like with like.
         signal: RMS over features of the standard deviation of y over the batch.
         signal_ratio: `signal` over that of the first layer (see `first_layer`).
         saturation: Share of pre-activations where the derivative is below a fraction of its
             maximum; None for activations without a saturating zone and for other layers.
-        dead_fraction: Share of units that never fired in any step up to this one; None where
-            a unit cannot be dead.
+        dead_fraction: Share of units that fired for no sample in this step and the ones before it
+            in the same half of the probe; None where a unit cannot be dead.
         update_ratio: Norm of the change over norm of the layer's own trainable parameters.
         finite: False when y had a NaN or Inf; None when y has no floating-point values.
     """
@@ -102,7 +104,7 @@ def first_layer(layers: Iterable[LayerRecord]) -> LayerRecord | None:
     """
     reached = [layer for layer in layers if layer.gradient_norm is not None]
     weights = [layer for layer in reached if layer.role is Role.WEIGHT]
-    mixing = [layer for layer in weights if "embedding" not in layer.kind]
+    mixing = [layer for layer in weights if "embedding" not in layer.kind and not layer.output]
     return next(iter(mixing or weights or reached), None)
 
 
@@ -173,9 +175,15 @@ class Step:
 
     @property
     def end_to_end_ratio(self) -> float | None:
-        """Gradient ratio of the first layer."""
+        """Gradient ratio of the first layer, over all calls of it.
+
+        A layer that is used at every time step or depth learns from all of them together.
+        """
         first = self.first
-        return first.gradient_ratio if first else None
+        if first is None or first.gradient_ratio is None:
+            return None
+        calls = (layer.gradient_ratio for layer in self.layers if layer.name == first.name)
+        return math.hypot(*(ratio for ratio in calls if ratio is not None))
 
     @property
     def signal_reference(self) -> LayerRecord | None:
@@ -206,6 +214,8 @@ class Recording:
     Attributes:
         model: Class name of the model.
         optimizer: How the optimizer is configured: ``SGD(lr=0.01, momentum=0.9)``.
+        objective: Where the loss came from: ``criterion``, ``compute_loss`` or ``model`` (its own,
+            or inferred from its output).
         steps: One or more, in order; the last may have ended in NaN.
         never_called: Modules that own parameters and did not run.
         misspelt: Attributes that look like a misspelt or misplaced `requires_grad`, as
@@ -214,6 +224,7 @@ class Recording:
 
     model: str
     optimizer: str
+    objective: str = "criterion"
     steps: tuple[Step, ...]
     never_called: tuple[str, ...] = ()
     misspelt: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """What the autograd graph says about the layers: who stands at the loss, who cannot be bypassed.
 
 The graph is walked once, from the loss, before the backward pass frees it. Nothing is read from
-the nodes but their names and their edges.
+the nodes but their names and their edges, and of the leaves their tensor.
 """
 
 from __future__ import annotations
@@ -33,6 +33,14 @@ class Place:
     output: bool = False
     bottleneck: bool | None = None
     gate: bool = False
+
+
+def leaves(loss: Tensor) -> list[Tensor]:
+    """The tensors whose `.grad` a backward pass from the loss adds to."""
+    if loss.grad_fn is None:
+        return [loss] if loss.requires_grad else []
+    nodes = _topological(loss.grad_fn)
+    return [node.variable for node in nodes if node.name().endswith("AccumulateGrad")]
 
 
 def locate(loss: Tensor, layers: Sequence[tuple[Role, Sequence[Node]]]) -> list[Place]:
@@ -147,12 +155,25 @@ def _bottlenecks(
     for position in range(first - 1, -1, -1):
         to_first[position] = sum(to_first[child] for child in children[position]) % _PRIME
     total = from_loss[first]
-    return {
-        layer
-        for layer, positions in enumerate(found)
-        if positions
-        and sum(from_loss[each] * to_first[each] for each in set(positions)) % _PRIME == total
-    }
+
+    def on_all(positions: set[int]) -> bool:
+        if len(positions) == 1:
+            (only,) = positions
+            return from_loss[only] * to_first[only] % _PRIME == total
+        return not _leads_around(children, first, positions)
+
+    return {layer for layer, positions in enumerate(found) if positions and on_all(set(positions))}
+
+
+def _leads_around(children: Sequence[Sequence[int]], first: int, avoided: set[int]) -> bool:
+    """Whether a path from the loss to the first layer avoids some nodes."""
+    reached = [False] * len(children)
+    reached[0] = 0 not in avoided
+    for position, below in enumerate(children[: first + 1]):
+        if reached[position]:
+            for child in below:
+                reached[child] = child not in avoided
+    return reached[first]
 
 
 def _gates(
@@ -172,7 +193,7 @@ def _gates(
         if node.name().startswith(("View", "Expand", "Unsqueeze", "Reshape", "UnsafeView")):
             return feeds_products(position)
         # A product with a constant (dropout, a scale) has one edge that leads nowhere.
-        return bool(node.name().startswith("MulBackward")) and len(children[position]) == 2  # noqa: PLR2004
+        return bool(node.name().startswith("MulBackward")) and len(children[position]) == 2
 
     def feeds_products(position: int) -> bool:
         above = parents.get(position, [])

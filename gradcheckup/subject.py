@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradcheckup.errors import ModelError, UsageError
+from gradcheckup.safekeeping import copied, random_state, restored
 
 OptimizerSource = Optimizer | Callable[..., Optimizer]
 """An optimizer bound to the model, a class or partial of one, or a function of the model."""
@@ -44,16 +43,26 @@ class Subject:
     described: str
     assumptions: tuple[str, ...]
 
+    def trained_tensors(self) -> list[Tensor]:
+        """Everything that the probe may leave gradients on."""
+        modules = [each for each in (self.model, self.criterion) if isinstance(each, nn.Module)]
+        groups = self.optimizer.param_groups
+        return [
+            *(parameter for module in modules for parameter in module.parameters()),
+            *(parameter for group in groups for parameter in group["params"]),
+        ]
+
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The user's own module inside `torch.compile`, DataParallel and DistributedDataParallel."""
+    inner: Any = model
     while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
+        if hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod  # noqa: SLF001 - the mark of torch.compile
+        elif isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = inner.module
         else:
-            return model
+            return cast(nn.Module, inner)
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -94,31 +103,25 @@ def rehearsal(
     _check(model)
     bound = source if isinstance(source, Optimizer) else None
     loss = criterion if isinstance(criterion, nn.Module) else None
-    with _random_state(seed):
+    with random_state(seed):
         try:
             memo: dict[int, Any] = {}
             twin, twin_loss = copy.deepcopy((model, loss), memo)
-            optimizer = _copied(bound, memo) if bound else None
+            optimizer = copied(bound, memo) if bound else None
         except Exception:  # noqa: BLE001 - whatever the __deepcopy__ of foreign code raises
-            with _restored([model] if loss is None else [model, loss], bound):
+            with restored([model] if loss is None else [model, loss], bound):
                 note = "the model cannot be deep-copied: it is probed in place and restored"
                 yield _subject(model, criterion, bound, source, [note])
         else:
             yield _subject(twin, twin_loss or criterion, optimizer, source, [])
 
 
-def _copied(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
-    """A copy of an optimizer that updates the parameters in `memo` instead of the originals."""
-    twin = copy.deepcopy(optimizer, memo)
-    for name, value in vars(optimizer).items():
-        # Optimizers pickle their groups and state alone; LBFGS keeps its parameters elsewhere. A
-        # callable is a step() that a scheduler has wrapped.
-        if not hasattr(twin, name) and not callable(value):
-            setattr(twin, name, copy.deepcopy(value, memo))
-    return twin
-
-
 def _check(model: nn.Module) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "expected a plain nn.Module, got a TorchScript module, whose layers cannot be seen: "
+            "diagnose the module it was made from"
+        )
     parameters = list(model.parameters())
     if any(isinstance(each, nn.parameter.UninitializedParameter) for each in parameters):
         raise ModelError(
@@ -212,42 +215,3 @@ def _described(optimizer: Optimizer) -> str:
         if plain and name in signature and signature[name].default != value:
             said.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
     return f"{type(optimizer).__name__}({', '.join(said)})"
-
-
-@contextmanager
-def _random_state(seed: int) -> Iterator[None]:
-    python, numpy_state = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy_state)
-
-
-@contextmanager
-def _restored(modules: list[nn.Module], optimizer: Optimizer | None) -> Iterator[None]:
-    parameters = [each for module in modules for each in module.parameters()]
-    tensors = [*parameters, *(each for module in modules for each in module.buffers())]
-    values = [each.detach().clone() for each in tensors]
-    gradients = [each.grad for each in parameters]
-    flags = [(each, each.training) for module in modules for each in module.modules()]
-    state = copy.deepcopy(optimizer.state_dict()) if optimizer else None
-    for each in parameters:
-        each.grad = None
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, value in zip(tensors, values, strict=True):
-                tensor.copy_(value)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        for module, training in flags:
-            module.training = training
-        if optimizer and state is not None:
-            optimizer.load_state_dict(state)

@@ -12,16 +12,21 @@ class Thresholds:
     """Limits of all rules. No limit is absolute in the gradient: a loss scale changes no verdict.
 
     Attributes:
-        gradient_ratio_low: Below this end-to-end gradient ratio the gradient vanishes. On 220
-            trained nets, 0.02 separates those that learn from those that do not (no healthy net
-            flagged, 36 of 41 sick ones caught with the upper limit below).
+        gradient_ratio_low: Below this end-to-end gradient ratio the gradient fades: a warning.
+            Ratios of nets that learn without trouble stay above it.
+        gradient_ratio_critical: Below this it vanishes for an optimizer whose steps follow the
+            size of the gradient (SGD): plain MLPs of default initialisation learn digits at .0054
+            and fail at .0024.
+        gradient_ratio_critical_adaptive: The same for optimizers that scale every parameter's step
+            to a size of its own (Adam): they learn at 2e-5 where the ratio rises, and fail at 4e-5
+            where it does not.
         gradient_ratio_high: Above it the gradient explodes. Same nets: no healthy one over 100.
         norm_growth: Growth per normalisation layer that is expected and multiplies the upper
             limit: sqrt(pi / (pi - 1)) for BatchNorm and ReLU (Yang et al. 2019).
         norm_growth_cap: The upper limit grows no further than this: residual BatchNorm nets reach
             2500 at initialisation and train (ResNet-152).
-        signal_ratio_low: Below this share of the first layer's batch signal the signal has
-            collapsed. Same nets: the larger of both ratios predicts the outcome (AUC .993).
+        signal_ratio_low: Below this share of the first layer's batch signal the signal fades. The
+            limits for a collapse are those of the gradient: the two mirror each other.
         saturation_slope: A pre-activation is saturated where the derivative is below this
             fraction of its maximum: |z| > 3.7 for sigmoid, 1.8 for tanh.
         saturation_warning: Share of saturated units that is worth a warning; a sigmoid net with
@@ -44,6 +49,8 @@ class Thresholds:
     """
 
     gradient_ratio_low: float = 0.02
+    gradient_ratio_critical: float = 0.004
+    gradient_ratio_critical_adaptive: float = 1e-4
     gradient_ratio_high: float = 100.0
     norm_growth: float = 1.2112
     norm_growth_cap: float = 1e4
@@ -68,6 +75,7 @@ class Thresholds:
             if not value > 0:
                 raise UsageError(f"threshold {field.name} must be above 0, got {value!r}")
         for low, high in (
+            ("gradient_ratio_critical", "gradient_ratio_low"),
             ("gradient_ratio_low", "gradient_ratio_high"),
             ("saturation_warning", "saturation_critical"),
             ("dead_warning", "dead_critical"),

@@ -14,11 +14,11 @@ _INSTALLED = tuple(
 )
 
 
-def user_traceback(error: BaseException) -> str:
+def user_traceback(error: BaseException) -> str | None:
     """The frames of `error` that lie in neither gradcheckup, Python nor an installed package.
 
     Paths below the working directory are written relative to it. The last line names the error;
-    for a SyntaxError it is preceded by the place in the source.
+    for a SyntaxError it is preceded by the place in the source. None where no frame is the user's.
     """
     summary = traceback.TracebackException.from_exception(error)
     lines = []
@@ -31,6 +31,8 @@ def user_traceback(error: BaseException) -> str:
                 lines.append(f"    {frame.line}")
     if isinstance(error, SyntaxError) and error.filename:
         summary.filename = relative(error.filename)
+    elif not lines:
+        return None
     lines.extend("".join(summary.format_exception_only()).rstrip().splitlines())
     return "\n".join(lines)
 

@@ -21,8 +21,8 @@ PACKAGE = Path(gradcheckup.__file__).parent
 # part may import the standard library and itself.
 RECORDS = {"errors", "files", "records", "thresholds", "version"}
 READING = RECORDS | {"report", "serialization", "rules", "prescriptions", "suggestions"}
-MEASURING = {"activations", "statistics", "structure", "capture", "batches", "subject"}
-MEASURING |= {"objective", "probe"}
+MEASURING = {"activations", "statistics", "structure", "layers", "readings", "capture"}
+MEASURING |= {"batches", "subject", "safekeeping", "objective", "ledger", "profile", "probe"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -41,12 +41,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "activations": {"torch"},
     "statistics": {"torch"},
     "structure": RECORDS | {"torch"},
+    "layers": RECORDS | {"activations", "torch"},
+    "readings": RECORDS | {"structure", "torch"},
     "capture": RECORDS | MEASURING | {"torch"},
+    "safekeeping": {"torch", "numpy"},
+    "flags": {"torch"},
+    "ledger": RECORDS | MEASURING | {"torch"},
+    "profile": RECORDS | {"readings", "torch"},
     "batches": RECORDS | {"torch"},
-    "subject": RECORDS | {"torch", "numpy"},
+    "subject": RECORDS | {"safekeeping", "torch"},
     "objective": RECORDS | {"batches", "torch"},
     "probe": RECORDS | MEASURING | {"torch"},
-    "checkup": READING | MEASURING | {"torch"},
+    "checkup": READING | MEASURING | {"flags", "torch"},
     "targets": RECORDS | MEASURING | {"suggestions", "tracebacks", "torch", "numpy"},
     "cli": READING
     | {"checkup", "reports", "settings", "targets", "tracebacks", "click", "rich", ""},

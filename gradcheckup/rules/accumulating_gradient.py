@@ -17,7 +17,8 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         return [
             each
             for each in query.updated(step)
-            if (each.carried_norm or 0.0) > thresholds.carried_gradient * (each.gradient_norm or 0.0)
+            if (each.carried_norm or 0.0)
+            > thresholds.carried_gradient * (each.gradient_norm or 0.0)
             and each.carried_norm
         ]
 

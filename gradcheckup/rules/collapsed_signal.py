@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradcheckup.records import Finding, Recording, Role, Severity, Step
+from gradcheckup.records import Finding, Recording, Role, Severity
 from gradcheckup.rules import query
 from gradcheckup.rules.rule import Rule
 from gradcheckup.thresholds import Thresholds
@@ -14,12 +14,17 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags a batch signal that fades on the way to the reference layer."""
     low = thresholds.signal_ratio_low
 
-    def collapsed(step: Step) -> bool:
-        share = step.end_to_end_signal
-        return share is not None and share < low
+    def below(limit: float) -> tuple[int, ...]:
+        return query.persistent(
+            recording, lambda step: (share := step.end_to_end_signal) is not None and share < limit
+        )
 
-    steps = query.persistent(recording, collapsed)
+    severity, limit = Severity.CRITICAL, min(low, query.fading_limit(recording, thresholds))
+    steps = below(limit)
     if not steps:
+        severity, limit = Severity.WARNING, low
+        steps = below(low)
+    if not steps or query.recovers([step.end_to_end_signal for step in recording.steps]):
         return
     step = recording.steps[steps[0]]
     reference = step.signal_reference
@@ -31,11 +36,11 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     yield Finding(
         code=RULE.code,
         rule=RULE.name,
-        severity=Severity.CRITICAL,
+        severity=severity,
         layers=query.names(faint) or ((reference.name,) if reference else ()),
         culprit=faint[0].name if faint else None,
         observed=step.end_to_end_signal,
-        limit=low,
+        limit=limit,
         steps=steps,
         cause="small-weights",
         evidence=(("reference", reference.name if reference else ""),),
@@ -48,13 +53,13 @@ RULE = Rule(
     summary="the last layers give nearly the same output for every input",
     formula=(
         "Signal: the standard deviation of y over the batch, per feature, then RMS over features. "
-        "Flagged when that of the last hidden layer that no path bypasses is below signal_ratio_low times the first layer's at "
-        "every step of the second half of the probe."
+        "Flagged when that of the last hidden layer that no path bypasses is below the limit times "
+        "the first layer's at every step of the second half of the probe, and does not climb."
     ),
     default=(
-        "signal_ratio_low = 0.02, the same factor of 50 as GC101: on its 220 nets the larger of "
-        "gradient and signal ratio predicted the trained outcome with an AUC of .993, the gradient "
-        "ratio alone with .942."
+        "A warning below signal_ratio_low = 0.02; critical below the limits of GC101, of which it "
+        "is the mirror image: what shrinks a gradient on its way back shrinks the signal on its "
+        "way forward."
     ),
     false_alarms="A batch of identical samples has no signal anywhere and is not judged.",
     remedy="Larger initial weights (He, Xavier, LSUV), normalisation, skip connections.",

@@ -29,7 +29,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         yield Finding(
             code=RULE.code,
             rule=RULE.name,
-            severity=Severity.CRITICAL,
+            severity=Severity.CRITICAL if parameters else Severity.WARNING,
             layers=query.names(broken) or tuple(each.name for each in parameters),
             culprit=culprit,
             steps=(step.index,),
@@ -49,7 +49,8 @@ RULE = Rule(
     summary="the forward pass is finite and a gradient is not",
     formula=(
         "The last layer in execution order, hence the first in the backward pass, whose dL/dy "
-        "holds a NaN or Inf while all outputs and the loss are finite."
+        "holds a NaN or Inf while all outputs and the loss are finite. Critical when it reaches a "
+        "parameter; a warning where something masks it (the Inf of sqrt at 0 behind a ReLU)."
     ),
     default="No limit.",
     false_alarms="float16 with a loss scale that is still being searched overflows at first.",

@@ -14,17 +14,19 @@ from gradcheckup.thresholds import Thresholds
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags updates as large as the weights that last, or after which the loss diverged."""
     limit = thresholds.oversized_update
-    large = [step for step in recording.steps if any(_above(step, limit))]
+    # Weights that start at zero grow by more than their size, and biases beside them.
+    start = recording.steps[0].parameters
+    empty = {each.layer for each in start if query.is_matrix(each) and each.weight_norm == 0}
+    large = [step for step in recording.steps if any(_above(step, limit, empty))]
     if not large:
         return
-    first, last = recording.steps[0].loss, query.median(s.loss for s in recording.settled)
-    lost = not math.isfinite(recording.steps[-1].loss) or last is None
-    diverged = lost or (last is not None and last > thresholds.loss_growth * abs(first))
+    first, last = recording.steps[0].loss, recording.steps[-1].loss
+    highest = max((s.loss for s in recording.steps), key=lambda loss: (math.isnan(loss), loss))
+    diverged = not highest <= first + (thresholds.loss_growth - 1) * abs(first)
     lasting = all(step in large for step in recording.settled)
-    stuck = last is not None and last >= first
-    if not diverged and not (lasting and stuck):
+    if last < first or not (diverged or lasting):
         return
-    layers = list(_above(large[-1], limit))
+    layers = list(_above(large[-1], limit, empty))
     worst = max(layers, key=lambda layer: layer.update_ratio or 0.0)
     yield Finding(
         code=RULE.code,
@@ -39,17 +41,17 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         evidence=(
             ("worst", worst.name),
             ("loss_first", first),
-            ("loss_last", recording.steps[-1].loss),
+            ("loss_last", last),
             ("optimizer", recording.optimizer),
         ),
     )
 
 
-def _above(step: Step, limit: float) -> Iterator[LayerRecord]:
+def _above(step: Step, limit: float, empty: set[str]) -> Iterator[LayerRecord]:
     """Hidden weight layers whose update was larger than allowed; NaN has rules of its own."""
     for layer in query.hidden(step, Role.WEIGHT) or step.layers:
         ratio = layer.update_ratio
-        if ratio is not None and ratio > limit:
+        if ratio is not None and ratio > limit and layer.name not in empty:
             yield layer
 
 
@@ -58,16 +60,17 @@ RULE = Rule(
     name="oversized-update",
     summary="steps that replace the weights instead of improving them",
     formula=(
-        "Update ratio ||dW|| / ||W|| of a hidden weight layer above oversized_update, and either "
-        "the loss diverged (not finite, or above loss_growth times its first value) or it lasts "
-        "over the second half of the probe without the loss falling below where it began."
+        "Update ratio ||dW|| / ||W|| of a hidden weight layer above oversized_update, while the "
+        "loss does not end below where it began and either diverged on the way (not finite, or "
+        "above loss_growth times its first value), or such updates last over the second half of "
+        "the probe."
     ),
     default=(
         "oversized_update = 1.0, loss_growth = 2: usual updates are 1e-3 of the weights; "
         "ResNet-50 peaks at 2.0 in its first step with SGD and learns, so one peak alone is "
         "not flagged."
     ),
-    false_alarms="Layers that start at zero: they grow by more than their size at first.",
+    false_alarms="Weights that start close to zero; an exact zero is left out.",
     remedy="A smaller learning rate, warm-up, gradient clipping.",
     check=check,
 )

@@ -7,6 +7,12 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from gradcheckup.records import LayerRecord, ParameterRecord, Recording, Role, Step
+from gradcheckup.thresholds import Thresholds
+
+# Adam, Lion and Adagrad begin with 1, RMSprop with 10.
+_OWN_SIZE = (0.05, 20.0)
+_TREND = 3
+_CLIMB = 2.0
 
 
 def hidden(step: Step, role: Role) -> list[LayerRecord]:
@@ -83,17 +89,54 @@ def shares(step: Step) -> tuple[float, float] | None:
     """
     slopes, weights = [], []
     flow = [
-        layer
+        (layer, math.log(layer.gradient_norm))
         for layer in step.layers
-        if layer.gradient_norm and math.isfinite(layer.gradient_norm)
+        if layer.gradient_norm
+        and math.isfinite(layer.gradient_norm)
         and layer.role in (Role.WEIGHT, Role.NORM, Role.ACTIVATION)
     ]
-    for before, here, after in zip(flow, flow[1:], flow[2:], strict=False):
+    for (before, inner), (here, outer), (after, behind) in zip(
+        flow, flow[1:], flow[2:], strict=False
+    ):
         if here.role is Role.ACTIVATION and not here.gate and before.role is not Role.ACTIVATION:
-            assert before.gradient_norm and here.gradient_norm and after.gradient_norm
-            slopes.append(math.log(before.gradient_norm / here.gradient_norm))
+            slopes.append(inner - outer)
             if after.role is Role.WEIGHT:
-                weights.append(math.log(here.gradient_norm / after.gradient_norm))
+                weights.append(outer - behind)
     if not slopes or not weights:
         return None
     return math.exp(statistics.fmean(slopes)), math.exp(statistics.fmean(weights))
+
+
+def is_adaptive(recording: Recording) -> bool:
+    """Whether the optimizer gives every parameter a step of its own size, as Adam does.
+
+    Judged by what it did in its first steps: the root mean square of each matrix's update, over
+    the learning rate, is then about 1 whatever the gradient; plain SGD's is the gradient's.
+    """
+    seen = 0
+    for each in recording.steps[0].parameters:
+        rate, change, gradient = each.learning_rate, each.update_norm, each.gradient_norm
+        if not (is_matrix(each) and rate and change and gradient):
+            continue
+        size = math.sqrt(math.prod(each.shape))
+        own = change / (rate * size)
+        if not _OWN_SIZE[0] < own < _OWN_SIZE[1] or math.isclose(own, gradient / size, rel_tol=0.1):
+            return False
+        seen += 1
+    return seen > 0
+
+
+def fading_limit(recording: Recording, thresholds: Thresholds) -> float:
+    """The ratio below which a gradient or signal is lost, for the optimizer at hand."""
+    if is_adaptive(recording):
+        return min(thresholds.gradient_ratio_critical_adaptive, thresholds.gradient_ratio_critical)
+    return thresholds.gradient_ratio_critical
+
+
+def recovers(ratios: Sequence[float | None]) -> bool:
+    """Whether a ratio climbs by itself: from an exact zero, or to twice its lowest and still on."""
+    risen = [ratio for ratio in ratios if ratio and math.isfinite(ratio)]
+    if len(risen) < _TREND:
+        return False
+    rising = risen[-1] > risen[-2] > risen[-3]
+    return rising and (ratios[0] == 0 or risen[-1] >= _CLIMB * min(risen))

@@ -1,4 +1,4 @@
-"""What a rule is: a stable code, its explanation, and a pure function from recording to findings."""
+"""What a rule is: a stable code, its explanation, and a function from recording to findings."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from gradcheckup.thresholds import Thresholds
 
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags layers whose trainable parameters and output both have no gradient at any step."""
+    del thresholds
     step = recording.steps[0]
     idle = set(recording.never_called)
     without = {
@@ -29,9 +30,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         for layer in each.layers
         if layer.gradient_norm is not None
     }
-    severed = [
-        layer for layer in step.layers if layer.name in owners and layer.name not in reached
-    ]
+    severed = [layer for layer in step.layers if layer.name in owners and layer.name not in reached]
     if not severed:
         return
     position = step.layers.index(severed[-1])

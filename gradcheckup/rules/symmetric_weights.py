@@ -12,7 +12,6 @@ from gradcheckup.thresholds import Thresholds
 
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags weight matrices whose rows are equal and stay equal over the probe."""
-
     # Where something reaches the output in spite of an all-zero matrix, the matrix is a factor of a
     # branch (LoRA) and no layer of symmetric units.
     whole = any(layer.output and layer.signal for layer in recording.steps[0].layers)

@@ -20,7 +20,11 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
             found.setdefault(cause, []).append(records[0])
     for cause, parameters in found.items():
         # A learning rate of 0 was asked for; what is in no group, or rounded away, was not.
-        asked = cause == "zero-learning-rate" or not any(map(query.is_matrix, parameters))
+        asked = (
+            cause == "zero-learning-rate"
+            or not any(map(query.is_matrix, parameters))
+            or (recording.objective == "compute_loss" and _whole_parts(recording, parameters))
+        )
         yield Finding(
             code=RULE.code,
             rule=RULE.name,
@@ -38,6 +42,14 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         )
 
 
+def _whole_parts(recording: Recording, left_out: list[ParameterRecord]) -> bool:
+    """Whether whole top-level parts are left out, as one net of a GAN is from the other's step."""
+    names = {each.name for each in left_out}
+    parts = {each.name.partition(".")[0] for each in left_out}
+    trainable = [each for each in recording.steps[0].parameters if each.trainable]
+    return all(each.name in names for each in trainable if each.name.partition(".")[0] in parts)
+
+
 def _cause(records: list[ParameterRecord], unseen: float) -> str | None:
     if not all(each.trainable and (each.gradient_norm or 0.0) > unseen for each in records):
         return None
@@ -45,7 +57,10 @@ def _cause(records: list[ParameterRecord], unseen: float) -> str | None:
         return "not-in-optimizer"
     if any(each.update_norm != 0 for each in records):
         return None
-    return "underflow" if all(each.learning_rate for each in records) else "zero-learning-rate"
+    if not all(each.learning_rate for each in records):
+        return "zero-learning-rate"
+    # A scale that starts at 1 swallows small updates in float32 too, and stays a good scale.
+    return "underflow" if query.is_matrix(records[0]) else None
 
 
 RULE = Rule(
@@ -54,7 +69,9 @@ RULE = Rule(
     summary="parameters receive a gradient and do not move",
     formula=(
         "A trainable parameter with a gradient at every step of the probe that is in no parameter "
-        "group, or whose value is bitwise unchanged after every step."
+        "group, or whose value is bitwise unchanged after every step (of vectors, only at a "
+        "learning "
+        "rate of 0: a scale of 1 rounds small updates away and does no harm)."
     ),
     default=(
         "No limit on the change; gradients below unseen_fraction = 1e-6 of the median parameter's "
@@ -62,7 +79,8 @@ RULE = Rule(
     ),
     false_alarms=(
         "Only a head is meant to train: freeze the rest with requires_grad_(False), which also "
-        "saves its backward pass."
+        "saves its backward pass. With compute_loss, a whole top-level part left out is a warning: "
+        "in a GAN each net has its own optimizer."
     ),
     remedy=(
         "Create the optimizer from all parameters, after the model is complete. For weights in "

@@ -16,17 +16,22 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags an end-to-end gradient ratio that stays below the limit."""
     low = thresholds.gradient_ratio_low
 
-    def vanishes(step: Step) -> bool:
-        ratio = step.end_to_end_ratio
-        return ratio is not None and ratio < low and _fades(step, low)
+    def below(limit: float) -> tuple[int, ...]:
+        return query.persistent(recording, lambda step: _vanishes(step, limit))
 
-    steps = query.persistent(recording, vanishes)
+    severity, limit = Severity.CRITICAL, query.fading_limit(recording, thresholds)
+    steps = below(limit)
     if not steps:
+        severity, limit = Severity.WARNING, low
+        steps = below(low)
+    if not steps or query.recovers([step.end_to_end_ratio for step in recording.steps]):
         return
     step = recording.steps[steps[0]]
     weights = query.hidden(step, Role.WEIGHT)
     starved = [
-        layer for layer in weights if layer.gradient_ratio is not None and layer.gradient_ratio < low
+        layer
+        for layer in weights
+        if layer.gradient_ratio is not None and layer.gradient_ratio < low
     ]
     mean = query.per_layer(step)
     culprit = query.first_outside(weights, lambda gain: gain < (mean[0] ** 0.5 if mean else low))
@@ -34,15 +39,20 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     yield Finding(
         code=RULE.code,
         rule=RULE.name,
-        severity=Severity.CRITICAL,
+        severity=severity,
         layers=query.names(starved),
         culprit=culprit.name if culprit else None,
         observed=step.end_to_end_ratio,
-        limit=low,
+        limit=limit,
         steps=steps,
         cause=_cause(step),
         evidence=tuple(_evidence(recording, step)),
     )
+
+
+def _vanishes(step: Step, limit: float) -> bool:
+    ratio = step.end_to_end_ratio
+    return ratio is not None and ratio < limit and _fades(step, limit)
 
 
 def _fades(step: Step, low: float) -> bool:
@@ -108,19 +118,23 @@ RULE = Rule(
     formula=(
         "End-to-end gradient ratio: the L2 norm of dL/dy over the batch at the first weight layer, "
         "over that at the reference layer (the last hidden weight layer; the output layer where a "
-        "path leads around it, as in a residual net). Flagged when it is below gradient_ratio_low at every step of the second "
-        "half of the probe, and the gradient fades out instead of being cut to an exact zero."
+        "path leads around it, as in a residual net). Flagged when it is below the limit at every "
+        "step of the second half of the probe, does not climb, and fades out instead of being cut "
+        "to an exact zero. The limit is gradient_ratio_critical for optimizers whose steps follow "
+        "the size of the gradient, gradient_ratio_critical_adaptive for those that do not (Adam), "
+        "which is told from the updates themselves; a warning below gradient_ratio_low."
     ),
     default=(
-        "gradient_ratio_low = 0.02. On 220 trained nets (sigmoid, tanh, ReLU, GELU; 3 to 28 "
-        "layers; several initialisations; with and without normalisation and skips) no net with a "
-        "ratio inside 0.02 … 100 that learnt was flagged, and 36 of 41 that did not were caught. "
+        "gradient_ratio_critical = 0.004: default-initialised plain nets on digits with SGD learn "
+        "at a ratio of 0.0054 (10 tanh layers) and fail at 0.0024 (8 ReLU layers). "
+        "gradient_ratio_critical_adaptive = 1e-4: with Adam, 10 GELU layers learn from 2e-5 "
+        "because the ratio climbs; 7 sigmoid layers at 7e-6 do not. gradient_ratio_low = 0.02. "
         "The ratio is free of the loss scale, the batch size and the layer widths."
     ),
     false_alarms=(
         "A zero-initialised head or residual branch reads as vanished at step 0 and recovers: only "
-        "what persists over the probe is flagged, so do not set --steps to 1. Adam can train "
-        "through a mild case."
+        "what persists over the probe is flagged, so do not set --steps to 1. A much larger "
+        "learning rate or budget can carry a net over the limit."
     ),
     remedy=(
         "An initialisation that fits the activation, normalisation before the activation, skip "

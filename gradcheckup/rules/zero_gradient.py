@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from gradcheckup.records import Finding, ParameterRecord, Recording, Role, Severity
@@ -42,7 +43,18 @@ def _zero(recording: Recording, zero: list[ParameterRecord], total: int) -> Find
     spared = concerned and all(
         layer.bottleneck is False and layer.gradient_norm == 0 for layer in concerned
     )
-    single = next((layer for layer in step.layers if _single_unit_softmax(layer.kind, layer.shape)), None)
+    # Nor does one matrix of a layer whose others train: the backward direction of an LSTM of which
+    # only the last output is used.
+    partly = all(
+        any(
+            other.layer == owner and query.is_matrix(other) and other.gradient_norm
+            for other in step.parameters
+        )
+        for owner in owners
+    )
+    single = next(
+        (layer for layer in step.layers if _single_unit_softmax(layer.kind, layer.shape)), None
+    )
     constant = all(each.row_spread == 0 for each in zero if each.row_spread is not None)
     cause = None
     if single:
@@ -53,7 +65,7 @@ def _zero(recording: Recording, zero: list[ParameterRecord], total: int) -> Find
     return Finding(
         code=RULE.code,
         rule=RULE.name,
-        severity=Severity.WARNING if spared else Severity.CRITICAL,
+        severity=Severity.WARNING if spared or partly else Severity.CRITICAL,
         layers=query.names(concerned) or tuple(each.name for each in zero),
         culprit=single.name if single else (concerned[-1].name if concerned else None),
         observed=0.0,
@@ -89,9 +101,7 @@ def _structural(recording: Recording, cancelled: list[ParameterRecord]) -> Findi
     owners = {each.layer for each in cancelled}
     flow = [layer for layer in step.layers if layer.role is not Role.CONTAINER]
     normalised = all(
-        after.role is Role.NORM
-        for layer, after in zip(flow, flow[1:], strict=False)
-        if layer.name in owners
+        after.role is Role.NORM for layer, after in itertools.pairwise(flow) if layer.name in owners
     )
     return Finding(
         code=RULE.code,
@@ -111,7 +121,10 @@ RULE = Rule(
     formula=(
         "A weight matrix in the optimizer whose gradient is exactly 0 at every step of the probe. "
         "Critical unless its layer can be bypassed and receives no gradient itself (an unrouted "
-        "expert: a warning). A bias whose gradient is rounding beside its weight's is zero by "
+        "expert), or has other matrices that train (an LSTM's backward direction, of which only "
+        "the "
+        "last output is used): a warning then. A bias whose gradient is rounding beside its "
+        "weight's is zero by "
         "structure (in front of BatchNorm, an attention key bias) and reported as information."
     ),
     default=(

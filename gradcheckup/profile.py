@@ -1,0 +1,124 @@
+"""From the raw numbers of a step to its records: ratios, gains, the reference they refer to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gradcheckup.readings import Measured
+from gradcheckup.records import LayerRecord, ParameterRecord, Role, Step, first_layer
+
+
+def assemble(
+    index: int, loss: float, measured: list[Measured], parameters: list[ParameterRecord]
+) -> Step:
+    """The records of one step.
+
+    Args:
+        index: Of the step.
+        loss: Before the update.
+        measured: The layers, in execution order.
+        parameters: In the model's order.
+    """
+    updates = _layer_updates(parameters)
+    layers = [
+        LayerRecord(
+            name=each.name,
+            call=each.call,
+            kind=each.kind,
+            role=each.role,
+            functional=each.functional,
+            shape=each.shape,
+            output=each.place.output,
+            bottleneck=each.place.bottleneck,
+            gate=each.place.gate,
+            gradient_norm=each.gradient_norm,
+            signal=each.signal,
+            saturation=each.saturation,
+            dead_fraction=each.dead_fraction,
+            update_ratio=updates.get(each.name),
+            finite=_finite(each),
+        )
+        for each in measured
+    ]
+    reference = _reference(layers)
+    base = _over_calls(layers, reference)
+    first = first_layer(layers)
+    related = [
+        replace(
+            layer,
+            gradient_ratio=_ratio(layer.gradient_norm, base),
+            signal_ratio=_ratio(layer.signal, first.signal if first else None),
+            gain=_ratio(layer.gradient_norm, _next_norm(layers, position)),
+        )
+        for position, layer in enumerate(layers)
+    ]
+    return Step(
+        index=index,
+        loss=loss,
+        layers=tuple(related),
+        parameters=tuple(parameters),
+        reference=reference.key if reference else None,
+    )
+
+
+def _finite(measured: Measured) -> bool | None:
+    value = measured.signal if measured.signal is not None else measured.peak
+    return None if value is None else math.isfinite(value)
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    if value is None or not base:
+        return None
+    return value / base
+
+
+def _over_calls(layers: Sequence[LayerRecord], one: LayerRecord | None) -> float | None:
+    """Gradient norm of a layer over all calls of it."""
+    if one is None:
+        return None
+    norms = (layer.gradient_norm for layer in layers if layer.name == one.name)
+    return math.hypot(*(norm for norm in norms if norm is not None))
+
+
+def _next_norm(layers: Sequence[LayerRecord], position: int) -> float | None:
+    """Gradient norm of the next layer of the same role: like is compared with like."""
+    later = (each for each in layers[position + 1 :] if each.role is layers[position].role)
+    return next((each.gradient_norm for each in later if each.gradient_norm is not None), None)
+
+
+def _layer_updates(parameters: Sequence[ParameterRecord]) -> dict[str, float]:
+    """Update ratio over all updated parameters of each layer."""
+    squares: dict[str, tuple[float, float]] = {}
+    for each in parameters:
+        if each.trainable and each.update_norm is not None and each.weight_norm is not None:
+            change, weight = squares.get(each.layer, (0.0, 0.0))
+            squares[each.layer] = (
+                math.hypot(change, each.update_norm),
+                math.hypot(weight, each.weight_norm),
+            )
+    return {layer: change / weight for layer, (change, weight) in squares.items() if weight > 0}
+
+
+def _reference(layers: Sequence[LayerRecord]) -> LayerRecord | None:
+    """The last hidden weight layer, where every path to the loss passes through it.
+
+    In a residual net its gradient says nothing about the path around it, so the output layer
+    stands in. Without a graph to tell, it is taken to be the last hidden weight layer.
+    """
+    reached = [
+        layer
+        for layer in layers
+        if layer.gradient_norm is not None and layer.role is not Role.CONTAINER
+    ]
+    weights = [layer for layer in reached if layer.role is Role.WEIGHT]
+    if not weights:
+        return next(iter(reached), None)
+    if not any(layer.output for layer in weights):
+        return weights[-2] if len(weights) > 1 else weights[0]
+    outputs = [layer for layer in weights if layer.output]
+    hidden = [layer for layer in weights if not layer.output]
+    if not hidden:
+        return weights[0]
+    return outputs[-1] if hidden[-1].bottleneck is False else hidden[-1]

@@ -1,0 +1,150 @@
+"""What one step leaves behind: tensors on the device first, numbers after one transfer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradcheckup.records import Role
+from gradcheckup.structure import Node, Place
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """One call of one layer, as it happens: numbers are still tensors on the device.
+
+    `stretch` counts how often gradients had been switched off and on before: what ran under one
+    reentrant checkpoint is one stretch.
+    """
+
+    name: str
+    call: int
+    kind: str
+    role: Role
+    functional: bool
+    shape: tuple[int, ...]
+    channels_first: bool = False
+    stretch: int = 0
+    signal: Tensor | None = None
+    peak: Tensor | None = None
+    saturation: Tensor | None = None
+    dead: Tensor | None = None
+    gradients: list[Tensor] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    hooked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One call of one layer, as numbers; None where nothing was measured."""
+
+    name: str
+    call: int
+    kind: str
+    role: Role
+    functional: bool
+    shape: tuple[int, ...]
+    place: Place
+    signal: float | None
+    peak: float | None
+    saturation: float | None
+    dead_fraction: float | None
+    gradient_norm: float | None
+
+
+class Tray:
+    """Collects 0-d tensors, to carry all of them to the host at once."""
+
+    def __init__(self) -> None:
+        self._scalars: list[Tensor] = []
+
+    def put(self, scalar: Tensor | None) -> int | None:
+        """Its place on the tray; None for None."""
+        if scalar is None:
+            return None
+        self._scalars.append(scalar)
+        return len(self._scalars) - 1
+
+    def carry(self) -> Readings:
+        """One transfer, where the tensors share a device."""
+        if not self._scalars:
+            return Readings([])
+        home = self._scalars[0].device
+        wide = torch.float32 if home.type == "mps" else torch.float64
+        stacked = torch.stack([scalar.to(home, wide) for scalar in self._scalars])
+        return Readings(stacked.tolist())
+
+
+class Readings:
+    """The numbers of a tray, by place."""
+
+    def __init__(self, values: list[float]) -> None:
+        self._values = values
+
+    def __getitem__(self, place: int) -> float:
+        return self._values[place]
+
+    def get(self, place: int | None) -> float | None:
+        """The number at a place; None for None."""
+        return None if place is None else self._values[place]
+
+
+def read_out(events: Sequence[Event], places: Sequence[Place]) -> list[Measured]:
+    """The events of a step as numbers, in the same order, after one transfer."""
+    tray = Tray()
+    slots = [
+        (
+            tray.put(event.signal),
+            tray.put(event.peak),
+            tray.put(event.saturation),
+            tray.put(event.dead),
+            [tray.put(gradient) for gradient in event.gradients],
+        )
+        for event in events
+    ]
+    readings = tray.carry()
+    return [
+        Measured(
+            name=event.name,
+            call=event.call,
+            kind=event.kind,
+            role=event.role,
+            functional=event.functional,
+            shape=event.shape,
+            place=place,
+            signal=readings.get(signal),
+            peak=readings.get(peak),
+            saturation=readings.get(saturation),
+            dead_fraction=readings.get(dead),
+            gradient_norm=_length([readings[slot] for slot in norms if slot is not None]),
+        )
+        for event, place, (signal, peak, saturation, dead, norms) in zip(
+            events, places or [Place()] * len(events), slots, strict=True
+        )
+    ]
+
+
+def _length(norms: list[float]) -> float | None:
+    """Norm of the concatenation of vectors with these norms; None without any."""
+    return math.hypot(*norms) if norms else None
+
+
+def floating_tensors(output: Any) -> Iterator[Tensor]:
+    """Floating-point tensors in whatever a module returns, the main one first."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point() or output.is_complex():
+            yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from floating_tensors(value)
+    elif isinstance(output, (tuple, list)):
+        for value in output:
+            yield from floating_tensors(value)
+    elif is_dataclass(output) and not isinstance(output, type):
+        for each in fields(output):
+            yield from floating_tensors(getattr(output, each.name, None))

@@ -1,0 +1,91 @@
+"""Keeping what is the user's: random states, and models that have to be probed in place."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+def copied(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
+    """A copy of an optimizer that updates the parameters in `memo` instead of the originals."""
+    twin = copy.deepcopy(optimizer, memo)
+    for name, value in vars(optimizer).items():
+        # Optimizers pickle their groups and state alone; LBFGS keeps its parameters elsewhere. A
+        # callable is a step() that a scheduler has wrapped.
+        if not hasattr(twin, name) and not callable(value):
+            setattr(twin, name, copy.deepcopy(value, memo))
+    return twin
+
+
+@contextmanager
+def random_state(seed: int) -> Iterator[None]:
+    """Seeds torch, numpy and Python inside, and puts their states back afterwards."""
+    # numpy's global generator is what users' augmentations draw from.
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=devices):
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
+
+
+@contextmanager
+def restored(modules: list[nn.Module], optimizer: Optimizer | None) -> Iterator[None]:
+    """Puts everything of some modules and their optimizer back, into the same objects."""
+    every = list({id(each): each for root in modules for each in root.modules()}.values())
+    attributes = [(vars(each), dict(vars(each))) for each in every]
+    containers: list[tuple[Any, Any]] = [
+        (value, value.copy())
+        for _, kept in attributes
+        for value in kept.values()
+        if isinstance(value, (dict, list, set))
+    ]
+    tensors = list({id(each): each for each in _tensors(attributes, containers)}.values())
+    values = [(each, each.detach().clone(), each.requires_grad) for each in tensors]
+    gradients = [(each, each.grad) for each in tensors if each.is_leaf]
+    groups = [(group, dict(group)) for group in optimizer.param_groups] if optimizer else []
+    state = (
+        {key: copy.deepcopy(value) for key, value in optimizer.state.items()} if optimizer else {}
+    )
+    for each, _ in gradients:
+        each.grad = None
+    try:
+        yield
+    finally:
+        # Into the same objects: a handle of a hook holds on to the registry it was put in.
+        for now, kept in (*attributes, *groups):
+            now.clear()
+            now.update(kept)
+        for container, contents in containers:
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(contents)
+        with torch.no_grad():
+            for tensor, value, requires_grad in values:
+                if tensor.is_leaf:
+                    tensor.requires_grad_(requires_grad)
+                tensor.data.copy_(value)
+        for tensor, gradient in gradients:
+            tensor.grad = gradient
+        if optimizer:
+            optimizer.state.clear()
+            optimizer.state.update(state)
+
+
+def _tensors(attributes: list[Any], containers: list[Any]) -> Iterator[Tensor]:
+    """Parameters, buffers and tensors that are plain attributes."""
+    held = [value for _, kept in attributes for value in kept.values()]
+    held += [value for _, kept in containers if isinstance(kept, dict) for value in kept.values()]
+    yield from (value for value in held if isinstance(value, Tensor))
