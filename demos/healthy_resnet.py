@@ -20,7 +20,7 @@ from torchvision.models import resnet18
 
 import gradcheckup
 
-PIXELS = 64
+PIXELS = 32
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-2
 MOMENTUM = 0.9

@@ -17,11 +17,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from gradcheckup import load_report
+from gradcheckup import __version__, load_report
 from gradcheckup.cli import main
 from gradcheckup.cli.console import color_wanted
 from gradcheckup.rules import RULES
-from gradcheckup.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 Run = Callable[..., Result]
@@ -230,7 +229,7 @@ NET = "from torch import nn\nclass Net(nn.Module):\n    pass\n"
         (["diagnose", "model.py", "--data", "dta"], "did you mean model.py:data?"),
         (["diagnose", "model.py", "--criterion", "MSELos"], "did you mean MSELoss?"),
         (["diagnose", "model.py", "--input", "3,a"], "--input '3,a'"),
-        (["diagnose", "model.py", "--input", "8,7"], "does not run on random normal inputs 8x7"),
+        (["diagnose", "model.py", "--input", "8,7"], "failed in 0 (Linear)"),
         (["diagnose", "model.py", "--output", "no/where.json"], "there is no folder"),
         (["diagnose", "model.py", "--output", "."], "it is a folder"),
         (["explain", "GC1"], "no rule 'GC1'"),
@@ -387,7 +386,7 @@ def test_explain_every_rule(run: Run, rule: Any) -> None:
 
 
 def test_help_and_version(run: Run) -> None:
-    assert run("--version").stdout == f"gradcheckup {VERSION}\n"
+    assert run("--version").stdout == f"gradcheckup {__version__}\n"
     assert run().exit_code == 2
     assert "exit codes" in run().stdout
     for name in ("diagnose", "show", "rules", "explain"):
@@ -467,10 +466,7 @@ def test_ctrl_c_while_the_probe_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
-@pytest.mark.parametrize("colored", [True, False])
-def test_colour_and_progress_on_a_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, colored: bool
-) -> None:
+def test_colour_and_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pty
 
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -480,7 +476,7 @@ def test_colour_and_progress_on_a_terminal(
         "    time.sleep(0.5)\n"
         "    return nn.functional.cross_entropy(model(batch[0]), batch[1])\n"
     )
-    arguments = ["diagnose", "model.py", "--steps", "4", *([] if colored else ["--no-color"])]
+    arguments = ["diagnose", "model.py", "--steps", "4"]
     head, tail = pty.openpty()
     with process(*arguments, folder=tmp_path, stdout=tail, stderr=tail, stdin=tail) as child:
         os.close(tail)
@@ -490,7 +486,7 @@ def test_colour_and_progress_on_a_terminal(
     assert child.returncode == 1
     assert "probing" in text
     assert "UNHEALTHY" in text
-    assert ("\x1b[1;31mUNHEALTHY" in text) is colored
+    assert "\x1b[1;31mUNHEALTHY" in text
 
 
 def _read_all(terminal: int) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
+from gradcheckup import __version__
 from gradcheckup.cli.diagnose import diagnose
 from gradcheckup.cli.failures import Commands, traceback_option
 from gradcheckup.cli.knowledge import explain, rules
 from gradcheckup.cli.show import show
-from gradcheckup.version import VERSION
 
 _EPILOG = """\b
 examples
@@ -33,7 +33,7 @@ exit codes
     epilog=_EPILOG,
     invoke_without_command=True,
 )
-@click.version_option(VERSION, prog_name="gradcheckup", message="%(prog)s %(version)s")
+@click.version_option(__version__, prog_name="gradcheckup", message="%(prog)s %(version)s")
 @traceback_option
 @click.pass_context
 def main(context: click.Context) -> int:

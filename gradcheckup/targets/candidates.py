@@ -15,7 +15,7 @@ from gradcheckup.targets.inputs import InputSpec
 # Sizes that published networks and data sets have, the cheap and frequent ones first.
 _PIXELS = (64, 224, 96, 32, 28, 299, 128, 256, 84, 48, 16, 8, 100, 112, 150, 180, 160, 192, 200, 40)
 _LENGTHS = (64, 128, 256, 1000, 100, 784, 28, 32, 16, 500, 512, 1024, 2048, 4096, 16000)
-_TOKENS = (16, 8, 32, 64, 128)
+_TOKENS = (8, 32, 64, 128)
 _VOLUMES = ((16, 32, 32), (8, 64, 64), (16, 112, 112), (32, 32, 32), (16, 16, 16))
 _ROWS = 32
 _BATCH = 8
@@ -66,9 +66,10 @@ def _tokens(module: nn.Embedding, around: _Surroundings) -> Iterator[InputSpec]:
     """Integer tokens, also with time first, and single ones."""
     tables = [table for table in around.model.modules() if isinstance(table, nn.Embedding)]
     for high in (module.num_embeddings, min(table.num_embeddings for table in tables)):
+        yield InputSpec(shape=(_BATCH, _STEPS), dtype=torch.int64, high=high)
+        yield InputSpec(shape=(_STEPS, _BATCH), dtype=torch.int64, high=high, batch_axis=1)
         for length in _TOKENS:
             yield InputSpec(shape=(_BATCH, length), dtype=torch.int64, high=high)
-        yield InputSpec(shape=(_STEPS, _BATCH), dtype=torch.int64, high=high, batch_axis=1)
         yield InputSpec(shape=(_BATCH,), dtype=torch.int64, high=high)
 
 

@@ -150,7 +150,7 @@ def lookup(source: Source, dotted: str) -> Any:
         except AttributeError:
             near = did_you_mean(part, _public(value), form=f"{where}:{{}}")
             own = [name for name in _public(value) if _is_users(getattr(value, name, None))]
-            listed = f"; it has {', '.join(own[:8])}" if own and value is source.module else ""
+            listed = f"; it has {', '.join(own[:8])}" if source.is_file and own else ""
             raise TargetError(f"{where} has no {part!r}{near or listed}") from None
         where = f"{where}:{part}" if where == source.label else f"{where}.{part}"
     return value

@@ -57,10 +57,8 @@ def infer_data(model: nn.Module, given: Sequence[InputSpec], seed: int) -> Infer
             inputs = _draw(specs, model, generator)
             outputs = _try(model, inputs)
             if isinstance(outputs, Exception):
-                raise TargetError(
-                    f"the model does not run on {_list(specs)} (--input): {one_line(outputs)}",
-                    traceback_text=user_traceback(outputs),
-                ) from outputs
+                # The probe fails in the same way, and can tell in which layer.
+                return Inferred(data=(*inputs, None), criterion=None, assumptions=())
         else:
             specs, inputs, outputs = _first_that_runs(model, generator)
         guess = guess_targets(model, inputs[0], outputs, generator)
@@ -119,7 +117,10 @@ def _first_that_runs(
         doubtful = doubtful or (specs, inputs, outputs)
     if doubtful:
         return doubtful
-    advice = "give the shape with --input, as --input 8,3,64,64, or build_data() in the file"
+    several = " once for each of its inputs" if len(required_arguments(model.forward)) > 1 else ""
+    advice = (
+        f"give the shape with --input 8,3,64,64 or the like{several}, or build_data() in the file"
+    )
     if not failures:
         raise TargetError(f"no layer of the model tells what inputs it takes: {advice}")
     tried = list(failures)
@@ -135,9 +136,11 @@ def _first_that_runs(
 def _combinations(model: nn.Module) -> Iterator[tuple[InputSpec, ...]]:
     """Candidates for all required inputs of `forward`: alike, or a second one of small integers."""
     count = max(1, len(required_arguments(model.forward)))
-    for spec in candidates(model):
+    specs = candidates(model)
+    for spec in specs:
         yield (spec,) * count
-        if count == 2:
+    if count == 2:  # noisy images and time steps, sequences and lengths
+        for spec in specs:
             yield spec, InputSpec(shape=(spec.batch,), dtype=torch.int64, high=16)
 
 

@@ -54,8 +54,10 @@ class InputSpec:
         return torch.randn(self.shape, generator=generator).to(self.dtype or dtype)
 
     def __str__(self) -> str:
-        kind = f"integers below {self.high}" if self.integers else "normal inputs"
-        return f"random {kind} {'x'.join(map(str, self.shape))}"
+        size = "x".join(map(str, self.shape))
+        if self.integers:
+            return f"random integers {size} below {self.high}"
+        return f"random normal inputs {size}"
 
 
 def parse_input(text: str) -> InputSpec:

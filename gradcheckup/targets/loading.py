@@ -199,10 +199,9 @@ def _check_file(path: Path, label: str) -> None:
 
 def _similar_files(folder: Path, name: str) -> str:
     """``; did you mean src/model.py?`` for the nearest Python file, or an empty string."""
-    files = [file.name for file in folder.glob("*.py")]
-    wanted = name if name.endswith(".py") else f"{name}.py"
-    found = nearest(wanted, files)
-    return f"; did you mean {relative(folder / found)}?" if found else ""
+    stems = [file.stem for file in folder.glob("*.py")]
+    found = nearest(name.removesuffix(".py"), stems)
+    return f"; did you mean {relative(folder / found)}.py?" if found else ""
 
 
 def _free_name(path: Path) -> str:

@@ -61,7 +61,9 @@ def guess_targets(
         return Guess(targets=None, described="the model's scalar output is its loss")
     classes_last = scores.dim() == 2 or (scores.dim() == 3 and not inputs.is_floating_point())
     classes = shape[-1] if classes_last else shape[1] if scores.dim() >= 4 else 1
-    if classes >= 2 and not _is_image_to_image(inputs, scores):
+    # A number for each token is a value, as is each pixel of an image that the model paints.
+    values = shape == tuple(inputs.shape) or _paints(inputs, scores)
+    if classes >= 2 and not values:
         places = shape[:-1] if classes_last else (shape[0], *shape[2:])
         return Guess(
             targets=torch.randint(classes, places, generator=generator),
@@ -93,9 +95,13 @@ def _carries_loss(outputs: Any) -> bool:
     return isinstance(loss, Tensor)
 
 
-def _is_image_to_image(inputs: Tensor, scores: Tensor) -> bool:
-    """True for super-resolution and the like: as many channels out as in, and they are pixels."""
-    return scores.dim() >= 4 and inputs.dim() == scores.dim() and inputs.shape[1] == scores.shape[1]
+def _paints(inputs: Tensor, scores: Tensor) -> bool:
+    """True for generators and super-resolution: more pixels out than in, or the same channels."""
+    if scores.dim() < 4:
+        return False
+    if inputs.dim() != scores.dim() or inputs.shape[1] == scores.shape[1]:
+        return True
+    return scores[0, 0].numel() > inputs[0, 0].numel()
 
 
 def _ends_in_sigmoid(model: nn.Module) -> bool:
