@@ -145,7 +145,7 @@ def _dead(report: Report, name: str) -> list[float | None]:
     [("relu", nn.ReLU(inplace=True)), ("relu", nn.ReLU()), ("relu6", nn.ReLU6())],
 )
 def test_dead_features_over_several_batches(kind: str, activation: nn.Module) -> None:
-    """Brute force over all batches so far, with a learning rate of 0."""
+    """Brute force over the batches so far in each half of the probe, with a learning rate of 0."""
     torch.manual_seed(4)
     model = nn.Sequential(nn.Linear(6, 40), activation, nn.Linear(40, 3))
     with torch.no_grad():
@@ -153,14 +153,33 @@ def test_dead_features_over_several_batches(kind: str, activation: nn.Module) ->
     batches = [(torch.randn(4, 6), torch.randint(0, 3, (4,))) for _ in range(5)]
     frozen = partial(torch.optim.SGD, lr=0.0)
     report = gradcheckup.diagnose(model, batches, nn.CrossEntropyLoss(), optimizer=frozen, steps=5)
-    fired = torch.zeros(40, dtype=torch.bool)
     expected = []
-    for x, _ in batches:
+    for index, (x, _) in enumerate(batches):
+        if index in {0, 2}:  # a unit that died on the way is dead in the second half
+            fired = torch.zeros(40, dtype=torch.bool)
         fired |= (model[0](x) > 0).any(dim=0)
         expected.append(float((~fired).double().mean()))
-    assert expected[0] > expected[-1] > 0  # else the test would show nothing
+    assert expected[0] > expected[1]  # else the test would show nothing
+    assert expected[2] > expected[-1] > 0
     assert _dead(report, "1") == pytest.approx(expected, abs=1e-7)
     assert report.layers[1].kind == kind
+
+
+def test_unit_that_dies_on_the_way_is_dead_in_the_second_half() -> None:
+    model = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 1))
+    with torch.no_grad():
+        model[0].bias.fill_(1.0)
+        model[2].weight.fill_(1.0)
+    x = torch.randn(64, 6)
+    # One step down the sum of the outputs pushes every bias 64 below zero.
+    report = gradcheckup.diagnose(
+        model,
+        (x,),
+        compute_loss=lambda net, batch: net(batch[0]).sum(),
+        optimizer=partial(torch.optim.SGD, lr=1.0),
+        steps=4,
+    )
+    assert _dead(report, "1") == [0.0, 0.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("norm", [None, nn.BatchNorm2d, partial(nn.GroupNorm, 4)])
