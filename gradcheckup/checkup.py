@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from gradcheckup import batches, rules
+from gradcheckup import rules
 from gradcheckup.errors import UsageError
-from gradcheckup.flags import misspelt_flags
-from gradcheckup.objective import ComputeLoss, Criterion, Objective
-from gradcheckup.probe import OnStep, probe
+from gradcheckup.probe import OnStep, batches, probe
+from gradcheckup.probe.flags import misspelt_flags
+from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
+from gradcheckup.probe.subject import OptimizerSource, rehearsal, unwrap
 from gradcheckup.report import Report
-from gradcheckup.subject import OptimizerSource, rehearsal, unwrap
 from gradcheckup.thresholds import Thresholds
 
 

@@ -196,7 +196,8 @@ class Step:
         behind = [layer for layer in shared if layer.role is not Role.CONTAINER]
         last = behind[-1] if behind else None
         reference = self.layer(self.reference)
-        if last is None or last is self.first or (reference and reference.bottleneck):
+        hidden = reference is not None and reference.bottleneck and not reference.output
+        if last is None or last is self.first or hidden:
             return reference
         return last
 

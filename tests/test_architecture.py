@@ -21,8 +21,7 @@ PACKAGE = Path(gradcheckup.__file__).parent
 # part may import the standard library and itself.
 RECORDS = {"errors", "files", "records", "thresholds", "version"}
 READING = RECORDS | {"report", "serialization", "rules", "prescriptions", "suggestions"}
-MEASURING = {"activations", "statistics", "structure", "layers", "readings", "capture"}
-MEASURING |= {"batches", "subject", "safekeeping", "objective", "ledger", "profile", "probe"}
+MEASURING = {"activations", "statistics", "capture", "probe"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -40,19 +39,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": RECORDS | {"suggestions", "tomli"},
     "activations": {"torch"},
     "statistics": {"torch"},
-    "structure": RECORDS | {"torch"},
-    "layers": RECORDS | {"activations", "torch"},
-    "readings": RECORDS | {"structure", "torch"},
-    "capture": RECORDS | MEASURING | {"torch"},
-    "safekeeping": {"torch", "numpy"},
-    "flags": {"torch"},
-    "ledger": RECORDS | MEASURING | {"torch"},
-    "profile": RECORDS | {"readings", "torch"},
-    "batches": RECORDS | {"torch"},
-    "subject": RECORDS | {"safekeeping", "torch"},
-    "objective": RECORDS | {"batches", "torch"},
-    "probe": RECORDS | MEASURING | {"torch"},
-    "checkup": READING | MEASURING | {"flags", "torch"},
+    "capture": RECORDS | {"activations", "statistics", "torch"},
+    "probe": RECORDS | {"capture", "statistics", "torch", "numpy"},
+    "checkup": READING | MEASURING | {"torch"},
     "targets": RECORDS | MEASURING | {"suggestions", "tracebacks", "torch", "numpy"},
     "cli": READING
     | {"checkup", "reports", "settings", "targets", "tracebacks", "click", "rich", ""},

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradcheckup import batches
+from gradcheckup.probe import batches
 from gradcheckup.errors import MissingDependencyError, TargetError, UsageError
 from gradcheckup.targets import Target, TargetOptions, load_target
 

@@ -11,6 +11,7 @@ from gradcheckup.rules.rule import Rule
 from gradcheckup.thresholds import Thresholds
 
 _STEP_GROWTH = 1e3
+_LARGE_UPDATE = 0.1
 
 
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
@@ -75,7 +76,8 @@ def _across_steps(recording: Recording, thresholds: Thresholds) -> Iterator[Find
     for step in recording.steps[1:]:
         total = _total(step)
         diverged = not step.loss <= thresholds.loss_growth * abs(recording.steps[0].loss)
-        if diverged and start and not total <= _STEP_GROWTH * start:
+        jumped = any(map(_large_update, recording.steps[: step.index + 1]))
+        if diverged and jumped and start and not total <= _STEP_GROWTH * start:
             yield Finding(
                 code=RULE.code,
                 rule=RULE.name,
@@ -94,6 +96,15 @@ def _across_steps(recording: Recording, thresholds: Thresholds) -> Iterator[Find
             return
 
 
+def _large_update(step: Step) -> bool:
+    """Whether a weight layer moved by more than a tenth: else it is the data that changed."""
+    return any(
+        layer.update_ratio is not None and not layer.update_ratio <= _LARGE_UPDATE
+        for layer in step.layers
+        if layer.role is Role.WEIGHT
+    )
+
+
 def _total(step: Step) -> float:
     return math.hypot(*(each.gradient_norm or 0.0 for each in step.parameters))
 
@@ -105,7 +116,8 @@ RULE = Rule(
     formula=(
         "The end-to-end gradient ratio (see GC101) above the limit at every step of the second "
         "half of the probe; or a norm over all parameter gradients that grows a thousandfold "
-        "within the probe while the loss rises above loss_growth times its first value."
+        "within the probe, after an update of more than a tenth of a layer's weights, while the "
+        "loss rises above loss_growth times its first value."
     ),
     default=(
         "gradient_ratio_high = 100: no net that learnt was above it on the 220 nets of GC101. "

@@ -15,7 +15,11 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     starved = [set(_starved(step, thresholds.starved_update)) for step in recording.settled]
     always = set.intersection(*starved)
     step = recording.settled[-1]
-    layers = [layer for layer in _updated(step) if layer.key in always]
+    layers = [
+        layer
+        for layer in _updated(step)
+        if layer.key in always and not query.recovers(_updates(recording, layer))
+    ]
     middle = query.median(layer.update_ratio for layer in _updated(step))
     if not layers or not middle:
         return
@@ -31,6 +35,11 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         steps=tuple(each.index for each in recording.settled),
         evidence=(("median", middle), ("worst", worst.name), ("optimizer", recording.optimizer)),
     )
+
+
+def _updates(recording: Recording, layer: LayerRecord) -> list[float | None]:
+    found = (step.layer(layer.key) for step in recording.steps)
+    return [each.update_ratio if each else None for each in found]
 
 
 def _updated(step: Step) -> list[LayerRecord]:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcheckup import batches
 from gradcheckup.errors import TargetError
+from gradcheckup.probe import batches
 from gradcheckup.targets.candidates import candidates
 from gradcheckup.targets.discovery import required_arguments
 from gradcheckup.targets.inputs import InputSpec

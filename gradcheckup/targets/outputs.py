@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcheckup import batches
 from gradcheckup.errors import TargetError
+from gradcheckup.probe import batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

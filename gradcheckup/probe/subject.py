@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradcheckup.errors import ModelError, UsageError
-from gradcheckup.safekeeping import copied, random_state, restored
+from gradcheckup.probe.safekeeping import copied, random_state, restored
 
 OptimizerSource = Optimizer | Callable[..., Optimizer]
 """An optimizer bound to the model, a class or partial of one, or a function of the model."""

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradcheckup import batches
 from gradcheckup.errors import LossError
+from gradcheckup.probe import batches
 
 Criterion = Callable[[Any, Any], Tensor]
 ComputeLoss = Callable[[nn.Module, Any], Tensor]

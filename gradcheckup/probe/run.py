@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradcheckup.batches import copied
 from gradcheckup.capture import Capture
 from gradcheckup.errors import GradcheckupError, LossError, ModelError
-from gradcheckup.ledger import Ledger
-from gradcheckup.objective import Objective
-from gradcheckup.profile import assemble
+from gradcheckup.probe.batches import copied
+from gradcheckup.probe.ledger import Ledger
+from gradcheckup.probe.objective import Objective
+from gradcheckup.probe.profile import assemble
+from gradcheckup.probe.subject import Subject
 from gradcheckup.records import Recording, Step
-from gradcheckup.subject import Subject
 from gradcheckup.thresholds import Thresholds
 
 OnStep = Callable[[int, int], None]
@@ -52,7 +52,7 @@ def probe(
         ledger=Ledger(subject),
     )
     measured: list[Step] = []
-    with _eager():
+    with _eager(), torch.enable_grad():
         for index in range(steps):
             if index == steps // 2:
                 bench.capture.forget_units()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gradcheckup.capture.structure import Node, Place
 from gradcheckup.records import Role
-from gradcheckup.structure import Node, Place
 
 
 @dataclass(slots=True, eq=False)
@@ -139,12 +139,20 @@ def floating_tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         if output.is_floating_point() or output.is_complex():
             yield output
-    elif isinstance(output, dict):
-        for value in output.values():
+    else:
+        for value in _parts(output):
             yield from floating_tensors(value)
-    elif isinstance(output, (tuple, list)):
-        for value in output:
-            yield from floating_tensors(value)
-    elif is_dataclass(output) and not isinstance(output, type):
-        for each in fields(output):
-            yield from floating_tensors(getattr(output, each.name, None))
+
+
+def _parts(output: Any) -> Iterable[Any]:
+    if isinstance(output, Mapping):
+        return output.values()
+    if isinstance(output, (tuple, list)):
+        return output
+    if isinstance(output, (type, nn.Module)):
+        return ()
+    if is_dataclass(output):
+        return [getattr(output, each.name, None) for each in fields(output)]
+    # An output class of one's own, one level deep.
+    held = vars(output).values() if hasattr(output, "__dict__") else ()
+    return [value for value in held if isinstance(value, Tensor)]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gradcheckup.readings import Measured
+from gradcheckup.capture.readings import Measured
 from gradcheckup.records import LayerRecord, ParameterRecord, Role, Step, first_layer
 
 
@@ -89,15 +89,16 @@ def _next_norm(layers: Sequence[LayerRecord], position: int) -> float | None:
 
 
 def _layer_updates(parameters: Sequence[ParameterRecord]) -> dict[str, float]:
-    """Update ratio over all updated parameters of each layer."""
+    """Update ratio over all updated parameters of each layer, and of each parameter by itself."""
     squares: dict[str, tuple[float, float]] = {}
     for each in parameters:
         if each.trainable and each.update_norm is not None and each.weight_norm is not None:
-            change, weight = squares.get(each.layer, (0.0, 0.0))
-            squares[each.layer] = (
-                math.hypot(change, each.update_norm),
-                math.hypot(weight, each.weight_norm),
-            )
+            for name in (each.layer, each.name):
+                change, weight = squares.get(name, (0.0, 0.0))
+                squares[name] = (
+                    math.hypot(change, each.update_norm),
+                    math.hypot(weight, each.weight_norm),
+                )
     return {layer: change / weight for layer, (change, weight) in squares.items() if weight > 0}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from gradcheckup.activations import type_name
@@ -53,3 +55,29 @@ def channels_first(module: nn.Module) -> bool:
     return isinstance(module, (_CONVOLUTION, _CHANNEL_NORM, nn.GroupNorm)) or any(
         parameter.ndim >= _CONV_KERNEL_DIMS for parameter in module.parameters(recurse=False)
     )
+
+
+def loose_weights(names: Mapping[str, nn.Module], root: nn.Module) -> dict[int, tuple[str, str]]:
+    """Owner and name, by `id`, of the matrices that a function may use without their module."""
+    return {
+        id(parameter): (name, local if module is root else f"{name}.{local}")
+        for name, module in names.items()
+        if not _has_own_call(module)
+        for local, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim > 1
+    }
+
+
+def owners_of_several(names: Mapping[str, nn.Module]) -> set[str]:
+    """Modules with more than one matrix of their own, so that one output cannot tell them apart."""
+    return {
+        name
+        for name, module in names.items()
+        if not _has_own_call(module)
+        and sum(each.ndim > 1 for each in module.parameters(recurse=False)) > 1
+    }
+
+
+def _has_own_call(module: nn.Module) -> bool:
+    """Recurrent layers and attention use several weights in one call, and always by themselves."""
+    return isinstance(module, (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention))

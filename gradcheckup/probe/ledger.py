@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from gradcheckup import statistics
-from gradcheckup.readings import Tray
+from gradcheckup.capture.readings import Tray
+from gradcheckup.probe.subject import Subject
 from gradcheckup.records import ParameterRecord
-from gradcheckup.subject import Subject
 
 
 class Ledger:

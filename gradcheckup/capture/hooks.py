@@ -7,26 +7,24 @@ step they cross to the host in one transfer. Hooks exist only inside `Capture.st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-import torch.overrides
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from gradcheckup import layers, statistics
-from gradcheckup.activations import FUNCTIONS, Activation, of_module
-from gradcheckup.readings import Event, Measured, floating_tensors, read_out
+from gradcheckup import statistics
+from gradcheckup.activations import Activation, of_module
+from gradcheckup.capture import layers
+from gradcheckup.capture.functions import Call, FunctionMode, watching
+from gradcheckup.capture.readings import Event, Measured, floating_tensors, read_out
+from gradcheckup.capture.structure import Place, leaves, locate
 from gradcheckup.records import Role
-from gradcheckup.structure import Place, leaves, locate
 
 # Private parts of torch, each with a way out where a later version drops it.
-_MODES = getattr(torch.overrides, "_get_current_function_mode_stack", list)
-_SET_GRAD_ENABLED = getattr(torch._C, "_set_grad_enabled", None)  # noqa: SLF001
 _BACKWARD_ID = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # noqa: SLF001
 _FUNCTORCH_LEVEL = getattr(
     getattr(torch._C, "_functorch", None),  # noqa: SLF001
@@ -63,32 +61,6 @@ class _Nothing:
 
     def __call__(self, _: Tensor) -> None:
         return None
-
-
-class _ActivationMode(TorchFunctionMode):
-    """Sees every activation that runs, also `nn.Sigmoid()(x)` made on the fly and `x.relu_()`."""
-
-    def __init__(self, capture: Capture) -> None:
-        super().__init__()
-        self.capture = capture
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        known = FUNCTIONS.get(func)
-        if known is None or not self.capture.within_model():
-            if func is _SET_GRAD_ENABLED:
-                self.capture.stretch += 1
-            return func(*args, **kwargs)
-        given = args[0] if args else kwargs.get("input")
-        if not isinstance(given, Tensor) or not given.is_floating_point():
-            return func(*args, **kwargs)
-        return self.capture.activation(known, given, func, args, kwargs)
 
 
 class Capture:
@@ -133,6 +105,8 @@ class Capture:
         self._handles: list[RemovableHandle] = []
         self._paused = False
         self._own = {id(tensor) for tensor in own}
+        self._loose = layers.loose_weights(names, model)
+        self._several = layers.owners_of_several(names)
         self._owners = {
             name: module
             for name, module in names.items()
@@ -157,7 +131,7 @@ class Capture:
                 enter = module.register_forward_pre_hook(partial(self._enter, name))
                 leave = module.register_forward_hook(partial(self._leave, name))
                 self._handles += (enter, leave)
-            stack.enter_context(_ActivationMode(self))
+            stack.enter_context(FunctionMode(self))
             yield
 
     def _detach(self) -> None:
@@ -214,13 +188,14 @@ class Capture:
     # -- what the hooks call ----------------------------------------------------------------
 
     def _enter(self, name: str, module: nn.Module, _: tuple[Any, ...]) -> None:
+        self.called.add(name)
         if _transformed():
             return
-        if _in_backward() and self._awaited() and not _watching():
+        if _in_backward() and self._awaited() and not watching():
             # torch switches the function mode off around backward(), where reentrant
             # checkpointing runs the forward that counts. Autograd drops this one again with the
             # thread state of the node that recomputes.
-            _ActivationMode(self).__enter__()  # type: ignore[no-untyped-call]
+            FunctionMode(self).__enter__()  # type: ignore[no-untyped-call]
         self.running.append((name, module))
 
     def _leave(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -228,7 +203,6 @@ class Capture:
             return
         while self.running and self.running.pop()[0] != name:
             pass  # an exception that the model caught left its modules behind
-        self.called.add(name)
         if name in self._owners:
             values = list(floating_tensors(output))
             if not _in_backward():
@@ -241,17 +215,12 @@ class Capture:
                 if event:
                     event.channels_first = layers.channels_first(module)
 
-    def activation(
-        self,
-        known: Activation,
-        given: Tensor,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
+    # -- what the function mode calls -------------------------------------------------------
+
+    def activation(self, known: Activation, given: Tensor, call: Call) -> Any:
         """Runs an activation and records it; the pre-activation is read before it can be lost."""
         if _transformed() or self._paused:
-            return func(*args, **kwargs)
+            return call()
         path, module = self.running[-1] if self.running else ("", self.model)
         registered = of_module(module)
         if registered:
@@ -260,18 +229,35 @@ class Capture:
             inside = "" if module is self.model else f"{path}."
             name, functional = f"{inside}{known.kind}", True
         fresh = not _in_backward()
-        call = known.arguments(args[1:], kwargs)
+        arguments = known.arguments(call.args[1:], call.kwargs)
         saturation = peaks = None
         if fresh and known.zone and given.numel():
-            saturation = statistics.share_outside(given, *known.zone(self.slope, call))
+            saturation = statistics.share_outside(given, *known.zone(self.slope, arguments))
         if fresh and known.dead_below and given.numel():
             peaks = statistics.unit_peaks(given, self._unit_dim(given))
-        result = func(*args, **kwargs)
+        result = call()
         event = self._record(name, known.kind, Role.ACTIVATION, functional, [result])
         if event and fresh:
             event.saturation = saturation
             if peaks is not None and known.dead_below:
-                event.dead = self._dead(event, peaks, known.dead_below(call))
+                event.dead = self._dead(event, peaks, known.dead_below(arguments))
+        return result
+
+    def mixing(self, kind: str, call: Call) -> Any:
+        """Runs a function that mixes features; records it where no module call stands for it.
+
+        So it is for `F.linear(x, self.weights[i])` and `x @ w`: the weight's own module does not
+        run, or owns several weights. The layer bears the name of the parameter.
+        """
+        result = call()
+        found = next(filter(None, map(self._loose.get, map(_identity, call.operands()))), None)
+        if found is None or _transformed() or not isinstance(result, Tensor):
+            return result
+        owner, name = found
+        if owner in self._several or all(running != owner for running, _ in self.running):
+            event = self._record(name, kind, Role.WEIGHT, True, [result])
+            if event:
+                event.channels_first = kind.startswith("conv")
         return result
 
     def _record(
@@ -334,9 +320,9 @@ class Capture:
         return (peaks <= bound).float().mean()
 
 
-def _watching() -> bool:
-    """Whether a function mode of ours is active in this thread."""
-    return any(isinstance(mode, _ActivationMode) for mode in _MODES())
+def _identity(tensor: Tensor) -> int:
+    """Of the parameter itself, where the tensor is a view of one, as `weight.T`."""
+    return id(tensor if tensor._base is None else tensor._base)  # noqa: SLF001
 
 
 def _shape(args: tuple[Any, ...]) -> tuple[int, ...]:

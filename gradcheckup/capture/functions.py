@@ -1,0 +1,95 @@
+"""Sees the functions that make up a layer without being a module: activations, bare weights.
+
+`nn.Sigmoid()(x)` made on the fly, `x.relu_()`, `F.linear(x, self.weights[0])`, `x @ w`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.overrides
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from gradcheckup.activations import FUNCTIONS
+
+if TYPE_CHECKING:
+    from gradcheckup.capture.hooks import Capture
+
+MIXING: Mapping[Callable[..., Any], str] = {
+    F.linear: "linear",
+    F.bilinear: "bilinear",
+    torch.matmul: "linear",
+    torch.mm: "linear",
+    torch.addmm: "linear",
+    torch.bmm: "linear",
+    torch.einsum: "linear",
+    Tensor.matmul: "linear",
+    Tensor.__matmul__: "linear",
+    Tensor.__rmatmul__: "linear",
+    Tensor.mm: "linear",
+    F.conv1d: "conv1d",
+    F.conv2d: "conv2d",
+    F.conv3d: "conv3d",
+    F.conv_transpose1d: "convtranspose1d",
+    F.conv_transpose2d: "convtranspose2d",
+    F.conv_transpose3d: "convtranspose3d",
+}
+"""Functions that mix features with a weight, and the kind of layer they are."""
+
+# Private parts of torch, each with a way out where a later version drops it.
+_MODES = getattr(torch.overrides, "_get_current_function_mode_stack", list)
+_SET_GRAD_ENABLED = getattr(torch._C, "_set_grad_enabled", None)  # noqa: SLF001
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a function, ready to be made."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> Any:
+        return self.function(*self.args, **self.kwargs)
+
+    def operands(self) -> Iterator[Tensor]:
+        """The tensors it is called with."""
+        for value in (*self.args, *self.kwargs.values()):
+            if isinstance(value, Tensor):
+                yield value
+
+
+class FunctionMode(TorchFunctionMode):
+    """Hands the calls that make up a layer to a capture, and all others through."""
+
+    def __init__(self, capture: Capture) -> None:
+        super().__init__()
+        self.capture = capture
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        call = Call(func, args, kwargs or {})
+        if func is _SET_GRAD_ENABLED:
+            self.capture.stretch += 1
+        elif func in FUNCTIONS and self.capture.within_model():
+            given = args[0] if args else call.kwargs.get("input")
+            if isinstance(given, Tensor) and given.is_floating_point():
+                return self.capture.activation(FUNCTIONS[func], given, call)
+        elif func in MIXING and self.capture.within_model():
+            return self.capture.mixing(MIXING[func], call)
+        return call()
+
+
+def watching() -> bool:
+    """Whether a function mode of ours is active in this thread."""
+    return any(isinstance(mode, FunctionMode) for mode in _MODES())
