@@ -18,8 +18,8 @@ class Thresholds:
             size of the gradient (SGD): plain MLPs of default initialisation learn digits at .0054
             and fail at .0024.
         gradient_ratio_critical_adaptive: The same for optimizers that scale every parameter's step
-            to a size of its own (Adam): they learn at 2e-5 where the ratio rises, and fail at 4e-5
-            where it does not.
+            to a size of its own (Adam): they learn at 2e-5 where the ratio climbs, and fail at
+            1.5e-4 where it does not.
         gradient_ratio_high: Above it the gradient explodes. Same nets: no healthy one over 100.
         norm_growth: Growth per normalisation layer that is expected and multiplies the upper
             limit: sqrt(pi / (pi - 1)) for BatchNorm and ReLU (Yang et al. 2019).
@@ -50,7 +50,7 @@ class Thresholds:
 
     gradient_ratio_low: float = 0.02
     gradient_ratio_critical: float = 0.004
-    gradient_ratio_critical_adaptive: float = 1e-4
+    gradient_ratio_critical_adaptive: float = 5e-4
     gradient_ratio_high: float = 100.0
     norm_growth: float = 1.2112
     norm_growth_cap: float = 1e4

@@ -55,6 +55,7 @@ class Call:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> Any:
+        """Makes it."""
         return self.function(*self.args, **self.kwargs)
 
     def operands(self) -> Iterator[Tensor]:

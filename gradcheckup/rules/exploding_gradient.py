@@ -73,6 +73,8 @@ def _across_layers(
 def _across_steps(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """A gradient that grows a thousandfold within the probe while the loss diverges."""
     start = _total(recording.steps[0])
+    if not math.isfinite(start):
+        return  # it was not finite before anything grew: GC402's
     for step in recording.steps[1:]:
         total = _total(step)
         diverged = not step.loss <= thresholds.loss_growth * abs(recording.steps[0].loss)

@@ -12,7 +12,7 @@ from gradcheckup.thresholds import Thresholds
 # Adam, Lion and Adagrad begin with 1, RMSprop with 10.
 _OWN_SIZE = (0.05, 20.0)
 _TREND = 3
-_CLIMB = 2.0
+_CLIMB = 1.5
 
 
 def hidden(step: Step, role: Role) -> list[LayerRecord]:
@@ -134,7 +134,7 @@ def fading_limit(recording: Recording, thresholds: Thresholds) -> float:
 
 
 def recovers(ratios: Sequence[float | None]) -> bool:
-    """Whether a ratio climbs by itself: from an exact zero, or to twice its lowest and still on."""
+    """Whether a ratio climbs by itself: from an exact zero, or clear of its lowest and still on."""
     risen = [ratio for ratio in ratios if ratio and math.isfinite(ratio)]
     if len(risen) < _TREND:
         return False
