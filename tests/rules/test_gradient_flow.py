@@ -18,7 +18,12 @@ from gradcheckup.rules import (
 from gradcheckup.thresholds import Thresholds
 
 Make = Callable[..., Any]
-LIMITS = Thresholds(gradient_ratio_low=0.02, gradient_ratio_high=100.0)
+LIMITS = Thresholds(
+    gradient_ratio_low=0.02,
+    gradient_ratio_critical=0.004,
+    gradient_ratio_critical_adaptive=1e-4,
+    gradient_ratio_high=100.0,
+)
 
 
 @pytest.fixture
@@ -46,8 +51,40 @@ def test_vanishing_names_the_starved_layer_and_the_evidence(with_ratios: Make) -
     assert (found.code, found.severity) == ("GC101", Severity.CRITICAL)
     assert found.layers == ("early",)
     assert found.observed == 1e-6
-    assert found.limit == 0.02
+    assert found.limit == 0.004
     assert found.steps == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "severity"), [(0.0039, "critical"), (0.0041, "warning"), (0.019, "warning")]
+)
+def test_fading_is_a_warning_before_it_is_critical(
+    with_ratios: Make, ratio: float, severity: str
+) -> None:
+    (found,) = vanishing_gradient.check(with_ratios(*[ratio] * 4), LIMITS)
+    assert found.severity.value == severity
+
+
+@pytest.mark.parametrize(("ratio", "severity"), [(0.9e-4, "critical"), (1.1e-4, "warning")])
+def test_an_optimizer_with_steps_of_its_own_size_bears_more(
+    layer: Make, parameter: Make, step: Make, recording: Make, ratio: float, severity: str
+) -> None:
+    # Adam's first step is the learning rate for every element, here 8 x 8 of them at 1e-3.
+    weights = [
+        parameter(f"{name}.weight", learning_rate=1e-3, update_norm=8e-3, gradient_norm=8 * size)
+        for name, size in (("early", ratio), ("late", 10.0))
+    ]
+    flow = [layer("early", gradient_ratio=ratio), layer("late"), layer("head", output=True)]
+    steps = [step(index, flow, weights) for index in range(4)]
+    (found,) = vanishing_gradient.check(recording(steps), LIMITS)
+    assert found.severity.value == severity
+
+
+def test_a_ratio_that_climbs_from_zero_recovers(with_ratios: Make) -> None:
+    # A zero-initialised head under Adam: learns, though still below the limit after eight steps.
+    rising = (0.0, 0.0012, 0.0019, 0.0027, 0.0034, 0.0045, 0.0051, 0.0063)
+    assert not list(vanishing_gradient.check(with_ratios(*rising), LIMITS))
+    assert list(vanishing_gradient.check(with_ratios(*[0.0012] * 8), LIMITS))
 
 
 @pytest.mark.parametrize(
@@ -102,24 +139,29 @@ def test_normalisation_layers_raise_the_exploding_limit(
 
 
 @pytest.mark.parametrize(
-    ("losses", "norms", "explodes"),
+    ("losses", "norms", "moved", "explodes"),
     [
-        ((1.0, 9.0, 99.0, 999.0), (1.0, 50.0, 900.0, 2000.0), True),
-        ((1.0, 9.0, math.inf), (1.0, 50.0, math.inf), True),
-        ((1.0, 1.0, 1.0, 1.0), (1.0, 50.0, 900.0, 2000.0), False),  # the loss stays
-        ((1.0, 9.0, 99.0, 999.0), (1.0, 5.0, 9.0, 20.0), False),  # the gradient stays
+        ((1.0, 9.0, 99.0, 999.0), (1.0, 50.0, 900.0, 2000.0), 2.0, True),
+        ((1.0, 9.0, math.inf), (1.0, 50.0, math.inf), 2.0, True),
+        ((1.0, 1.0, 1.0, 1.0), (1.0, 50.0, 900.0, 2000.0), 2.0, False),  # the loss stays
+        ((1.0, 9.0, 99.0, 999.0), (1.0, 5.0, 9.0, 20.0), 2.0, False),  # the gradient stays
+        # A converged net meets samples it has not seen: the data changed, not the weights.
+        ((1e-4, 1e-4, 0.8, 1.6), (1.0, 1.0, 900.0, 2000.0), 0.005, False),
     ],
 )
 def test_a_gradient_that_runs_away_with_the_loss(
+    layer: Make,
     step: Make,
     recording: Make,
     parameter: Make,
     losses: tuple[float, ...],
     norms: tuple[float, ...],
+    moved: float,
     explodes: bool,
 ) -> None:
+    flow = [layer("early", update_ratio=moved), layer("late"), layer("head", output=True)]
     steps = [
-        step(index, None, [parameter("early.weight", gradient_norm=norm)], loss)
+        step(index, flow, [parameter("early.weight", gradient_norm=norm)], loss)
         for index, (loss, norm) in enumerate(zip(losses, norms, strict=True))
     ]
     assert bool(list(exploding_gradient.check(recording(steps), LIMITS))) is explodes
