@@ -13,7 +13,8 @@ class Thresholds:
 
     Attributes:
         gradient_ratio_low: Below this end-to-end gradient ratio the gradient fades: a warning.
-            Ratios of nets that learn without trouble stay above it.
+            Ratios of nets that learn without trouble stay above it. The critical limits count at
+            most as far as this one.
         gradient_ratio_critical: Below this it vanishes for an optimizer whose steps follow the
             size of the gradient (SGD): plain MLPs of default initialisation learn digits at .0054
             and fail at .0024.
@@ -75,7 +76,6 @@ class Thresholds:
             if not value > 0:
                 raise UsageError(f"threshold {field.name} must be above 0, got {value!r}")
         for low, high in (
-            ("gradient_ratio_critical", "gradient_ratio_low"),
             ("gradient_ratio_low", "gradient_ratio_high"),
             ("saturation_warning", "saturation_critical"),
             ("dead_warning", "dead_critical"),

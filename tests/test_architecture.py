@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "activations": {"torch"},
     "statistics": {"torch"},
     "capture": RECORDS | {"activations", "statistics", "torch"},
-    "probe": RECORDS | {"capture", "statistics", "torch", "numpy"},
+    "probe": RECORDS | {"capture", "statistics", "tracebacks", "torch", "numpy"},
     "checkup": READING | MEASURING | {"torch"},
     "targets": RECORDS | MEASURING | {"suggestions", "tracebacks", "torch", "numpy"},
     "cli": READING

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.overrides
@@ -15,10 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from gradcheckup.activations import FUNCTIONS
-
-if TYPE_CHECKING:
-    from gradcheckup.capture.hooks import Capture
+from gradcheckup.activations import FUNCTIONS, Activation
 
 MIXING: Mapping[Callable[..., Any], str] = {
     F.linear: "linear",
@@ -65,12 +62,31 @@ class Call:
                 yield value
 
 
-class FunctionMode(TorchFunctionMode):
-    """Hands the calls that make up a layer to a capture, and all others through."""
+class Watcher(Protocol):
+    """Who records what the mode sees.
 
-    def __init__(self, capture: Capture) -> None:
+    Attributes:
+        stretch: How often gradients were switched off or on in this step.
+    """
+
+    stretch: int
+
+    def within_model(self) -> bool:
+        """Whether the model is running."""
+
+    def activation(self, known: Activation, given: Tensor, call: Call) -> Any:
+        """Makes the call of an activation and records it."""
+
+    def mixing(self, kind: str, call: Call) -> Any:
+        """Makes the call of a function that mixes features, and records it where it is a layer."""
+
+
+class FunctionMode(TorchFunctionMode):
+    """Hands the calls that make up a layer to a watcher, and all others through."""
+
+    def __init__(self, watcher: Watcher) -> None:
         super().__init__()
-        self.capture = capture
+        self.watcher = watcher
 
     def __torch_function__(
         self,
@@ -81,13 +97,13 @@ class FunctionMode(TorchFunctionMode):
     ) -> Any:
         call = Call(func, args, kwargs or {})
         if func is _SET_GRAD_ENABLED:
-            self.capture.stretch += 1
-        elif func in FUNCTIONS and self.capture.within_model():
+            self.watcher.stretch += 1
+        elif func in FUNCTIONS and self.watcher.within_model():
             given = args[0] if args else call.kwargs.get("input")
             if isinstance(given, Tensor) and given.is_floating_point():
-                return self.capture.activation(FUNCTIONS[func], given, call)
-        elif func in MIXING and self.capture.within_model():
-            return self.capture.mixing(MIXING[func], call)
+                return self.watcher.activation(FUNCTIONS[func], given, call)
+        elif func in MIXING and self.watcher.within_model():
+            return self.watcher.mixing(MIXING[func], call)
         return call()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import sys
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gradcheckup.errors import UsageError
+from gradcheckup.files import reason, write_whole
 from gradcheckup.tracebacks import relative
 
 WIDTH = 80
@@ -69,19 +69,7 @@ def write_file(path: Path, text: str) -> None:
     Raises:
         UsageError: It cannot be written.
     """
-    # Through links to the file that they name; pipes and devices cannot be replaced.
-    target = Path(os.path.realpath(path))
-    direct = target.exists() and not target.is_file()
-    scratch = target if direct else target.with_name(f".gradcheckup-{secrets.token_hex(8)}")
     try:
-        with scratch.open("w" if direct else "x", encoding="utf-8", newline="\n") as file:
-            file.write(text + "\n")
-        if not direct:
-            scratch.replace(target)
+        write_whole(path, text + "\n")
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"cannot write {relative(path)}: {reason}") from None
-    finally:
-        if not direct:
-            with suppress(OSError):
-                scratch.unlink()
+        raise UsageError(f"cannot write {relative(path)}: {reason(error)}") from None

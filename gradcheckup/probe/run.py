@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from gradcheckup.probe.profile import assemble
 from gradcheckup.probe.subject import Subject
 from gradcheckup.records import Recording, Step
 from gradcheckup.thresholds import Thresholds
+from gradcheckup.tracebacks import one_line, user_traceback
 
 OnStep = Callable[[int, int], None]
 """Called with the number of finished steps and of all steps."""
@@ -160,28 +160,23 @@ def _blamed(capture: Capture, phase: str) -> Iterator[None]:
     except GradcheckupError:
         raise
     except Exception as error:
-        place = ""
-        if phase == "forward" and capture.running:
-            name, module = capture.running[-1]
-            place = f" in {name} ({type(module).__name__})"
-        ran = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in capture.ran[-4:])
-        before = f"; layers that ran, with their input shapes: {ran}" if ran else ""
-        if phase != "forward":
-            before = ""
-        message = str(error).strip().splitlines()
         raise ModelError(
-            f"the {phase} failed{place}: {type(error).__name__}: "
-            f"{message[0] if message else 'no message'}{before}",
-            traceback_text=_users_frames(error),
+            f"{_place(capture, phase)}: {one_line(error)}{_history(capture, phase)}",
+            traceback_text=user_traceback(error),
         ) from error
 
 
-def _users_frames(error: Exception) -> str:
-    """The traceback without frames of gradcheckup and torch."""
-    inner = (str(torch.__path__[0]), __file__.rpartition("probe.py")[0])
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(inner)
-    ]
-    return "".join(traceback.format_list(frames)).rstrip()
+def _place(capture: Capture, phase: str) -> str:
+    if phase != "forward":
+        return f"the {phase} failed"
+    if not capture.running:
+        return "the loss failed" if capture.ran else "the forward failed"
+    name, module = capture.running[-1]
+    return f"the forward failed in {name} ({type(module).__name__})"
+
+
+def _history(capture: Capture, phase: str) -> str:
+    if phase != "forward" or not capture.ran:
+        return ""
+    ran = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in capture.ran[-4:])
+    return f"; layers that ran, with their input shapes: {ran}"

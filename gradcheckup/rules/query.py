@@ -128,9 +128,10 @@ def is_adaptive(recording: Recording) -> bool:
 
 def fading_limit(recording: Recording, thresholds: Thresholds) -> float:
     """The ratio below which a gradient or signal is lost, for the optimizer at hand."""
+    limits = [thresholds.gradient_ratio_critical, thresholds.gradient_ratio_low]
     if is_adaptive(recording):
-        return min(thresholds.gradient_ratio_critical_adaptive, thresholds.gradient_ratio_critical)
-    return thresholds.gradient_ratio_critical
+        limits.append(thresholds.gradient_ratio_critical_adaptive)
+    return min(limits)
 
 
 def recovers(ratios: Sequence[float | None]) -> bool:
