@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serialization": RECORDS | {"report"},
     "rules": RECORDS | {"prescriptions"},
     "prescriptions": RECORDS,
-    "reports": RECORDS | {"report", "rich"},
+    "reports": RECORDS | {"report", "rules", "rich"},
     "settings": RECORDS | {"suggestions", "tomli"},
     "activations": {"torch"},
     "statistics": {"torch"},

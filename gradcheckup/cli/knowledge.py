@@ -10,6 +10,7 @@ import click
 from gradcheckup.cli.console import print_out, width_of
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.errors import UsageError
+from gradcheckup.reports.reference import rules_page
 from gradcheckup.rules import RULES, Rule
 from gradcheckup.suggestions import did_you_mean
 
@@ -26,9 +27,13 @@ examples
 
 
 @click.command(epilog=_RULES_EPILOG)
+@click.option("--markdown", is_flag=True, help="The whole reference page, as in docs/rules.md.")
 @traceback_option
-def rules() -> int:
+def rules(markdown: bool) -> int:
     """List all rules."""
+    if markdown:
+        print_out(rules_page().rstrip())
+        return 0
     width = width_of(sys.stdout)
     longest = max(len(rule.name) for rule in RULES)
     for rule in RULES:
