@@ -1055,3 +1055,56 @@ def test_ratios_are_those_of_the_norms() -> None:
     assert values["2"].gain == pytest.approx(ratio(values["2"], values["4"]), rel=1e-12)
     assert values["3"].gain is None
     assert values["4"].gain is None
+
+
+# torch compiles its own forward-mode rules with what it deprecates
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("way", ["reverse", "forward"])
+def test_loss_that_calls_the_model_inside_a_transform_only(way: str) -> None:
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        if way == "forward":
+            _, slopes = torch.func.jvp(model, (batch[0],), (torch.ones_like(batch[0]),))
+        else:
+            slopes = torch.func.vmap(torch.func.jacrev(model))(batch[0])
+        return slopes.square().mean()
+
+    model = nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 4))
+    batch = _rows()
+    report = gradcheckup.diagnose(model, batch, compute_loss=loss, steps=1)
+    gradients = torch.autograd.grad(loss(model, batch), list(model.parameters()), allow_unused=True)
+    for record, gradient in zip(report.steps[0].parameters, gradients, strict=True):
+        assert (record.gradient_norm or 0.0) == pytest.approx(
+            _length([gradient]) or 0.0, rel=RELATIVE
+        )
+
+
+@pytest.mark.parametrize("way", ["parameters", "weights of modules"])
+def test_layers_without_modules_are_not_taken_for_healthy(way: str) -> None:
+    """Ten sigmoid layers pass on 1e-8 of a gradient, however their products are written."""
+
+    class Raw(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = [nn.Linear(64, 64) for _ in range(10)]
+            self.head = nn.Linear(64, 4)
+            if way == "parameters":
+                self.weights = nn.ParameterList(
+                    nn.Parameter(each.weight.detach()) for each in layers
+                )
+            else:
+                self.layers = nn.ModuleList(layers)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if way == "parameters":
+                for weight in self.weights:
+                    x = torch.sigmoid(x @ weight)
+            else:
+                for layer in self.layers:
+                    x = torch.sigmoid(F.linear(x, layer.weight, layer.bias))
+            out: Tensor = self.head(x)
+            return out
+
+    report = gradcheckup.diagnose(Raw(), _rows(64, 64), nn.CrossEntropyLoss(), steps=8)
+    assert not report.healthy
+    assert report.end_to_end_ratio is not None
+    assert report.end_to_end_ratio < 1e-5

@@ -360,3 +360,14 @@ def test_roles_and_kinds() -> None:
         ("5", "holder", "container"),
         ("6", "softsign", "activation"),
     ]
+
+
+def test_signal_of_a_residual_net_is_read_before_the_head() -> None:
+    """A small initialisation of the head must not look like a collapsed signal."""
+    model = Residual()
+    nn.init.normal_(model.head.weight, std=1e-4)
+    report = _report(model, torch.randn(4, 6))
+    reference = report.steps[0].signal_reference
+    assert reference is not None
+    assert reference.name == "norm"
+    assert report.steps[0].end_to_end_signal == reference.signal_ratio

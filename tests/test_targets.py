@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from gradcheckup.probe import batches
 from gradcheckup.errors import MissingDependencyError, TargetError, UsageError
+from gradcheckup.probe import batches
 from gradcheckup.targets import Target, TargetOptions, load_target
 
 Write = Callable[..., str]

@@ -21,7 +21,7 @@ _EXPLAINS: tuple[tuple[str, frozenset[str]], ...] = (
     ("GC401", frozenset({"GC402"})),
     # Nothing fires, or nothing has a slope: signal and gradient end there.
     ("GC202", frozenset({"GC201", "GC101", "GC203", "GC104", "GC301"})),
-    ("GC201", frozenset({"GC101", "GC203", "GC301"})),
+    ("GC201", frozenset({"GC101", "GC203", "GC104", "GC301"})),
     # A gradient that fades: signal, updates and float resolution go with it.
     ("GC101", frozenset({"GC203", "GC301", "GC303", "GC201", "GC202"})),
     ("GC203", frozenset({"GC101", "GC301", "GC201", "GC202"})),

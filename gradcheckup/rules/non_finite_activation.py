@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gradcheckup.records import Finding, Recording, Severity
+from gradcheckup.records import Finding, Recording, Severity, Step
 from gradcheckup.rules import query
 from gradcheckup.rules.rule import Rule
 from gradcheckup.thresholds import Thresholds
@@ -23,7 +23,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         yield Finding(
             code=RULE.code,
             rule=RULE.name,
-            severity=Severity.CRITICAL,
+            severity=Severity.CRITICAL if _spreads(step) else Severity.WARNING,
             layers=query.names(broken) or ("loss",),
             culprit=broken[0].name if broken else "loss",
             observed=step.loss,
@@ -34,13 +34,24 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         return
 
 
+def _spreads(step: Step) -> bool:
+    """Whether it reaches the loss or a parameter; a mask of -inf reaches neither."""
+    norms = (each.gradient_norm for each in step.parameters)
+    return not math.isfinite(step.loss) or any(
+        norm is not None and not math.isfinite(norm) for norm in norms
+    )
+
+
 RULE = Rule(
     code="GC401",
     name="non-finite-activation",
     summary="where the first NaN or Inf arose in the forward pass",
-    formula="The first layer in execution order whose output holds a NaN or Inf, or the loss.",
+    formula=(
+        "The first layer in execution order whose output holds a NaN or Inf, or the loss. Critical "
+        "when the loss or a parameter's gradient of that step is not finite either; else a warning."
+    ),
     default="No limit.",
-    false_alarms="A layer that returns -inf on purpose, as a mask.",
+    false_alarms="A layer that returns -inf on purpose, as a mask, is a warning.",
     remedy=(
         "Look at the named layer: exp, log or a division without a lower bound, a square root at "
         "0, float16 overflow. If it happens after some steps: a smaller learning rate or clipping."

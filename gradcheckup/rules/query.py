@@ -57,6 +57,19 @@ def is_matrix(parameter: ParameterRecord) -> bool:
     return len(parameter.shape) > 1
 
 
+def left_out_on_purpose(recording: Recording, left_out: Sequence[ParameterRecord]) -> bool:
+    """Whether `compute_loss` trains one net and leaves whole others alone.
+
+    So it is for the two nets of a GAN, or a target network beside the one that learns.
+    """
+    if recording.objective != "compute_loss":
+        return False
+    names = {each.name for each in left_out}
+    parts = {each.name.partition(".")[0] for each in left_out}
+    trainable = [each for each in recording.steps[0].parameters if each.trainable]
+    return all(each.name in names for each in trainable if each.name.partition(".")[0] in parts)
+
+
 def per_layer(step: Step) -> tuple[float, int] | None:
     """Geometric mean of the gain a weight layer from the first to the reference, and their number.
 

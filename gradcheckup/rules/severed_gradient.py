@@ -52,7 +52,9 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     yield Finding(
         code=RULE.code,
         rule=RULE.name,
-        severity=Severity.CRITICAL,
+        severity=Severity.WARNING
+        if query.left_out_on_purpose(recording, lost)
+        else Severity.CRITICAL,
         layers=query.names(severed),
         culprit=severed[-1].name,
         steps=tuple(each.index for each in recording.steps),
@@ -73,7 +75,8 @@ RULE = Rule(
     default="No limit: a gradient is there or not.",
     false_alarms=(
         "A teacher or target network that is meant to stay fixed: set requires_grad_(False) on "
-        "it, or keep it out of the optimizer."
+        "it, or keep it out of the optimizer. With compute_loss, a whole top-level part is a "
+        "warning."
     ),
     remedy=(
         "Look between the named layers for .detach(), .data, .item(), torch.no_grad(), argmax or "

@@ -23,7 +23,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         asked = (
             cause == "zero-learning-rate"
             or not any(map(query.is_matrix, parameters))
-            or (recording.objective == "compute_loss" and _whole_parts(recording, parameters))
+            or query.left_out_on_purpose(recording, parameters)
         )
         yield Finding(
             code=RULE.code,
@@ -40,14 +40,6 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
                 ("optimizer", recording.optimizer),
             ),
         )
-
-
-def _whole_parts(recording: Recording, left_out: list[ParameterRecord]) -> bool:
-    """Whether whole top-level parts are left out, as one net of a GAN is from the other's step."""
-    names = {each.name for each in left_out}
-    parts = {each.name.partition(".")[0] for each in left_out}
-    trainable = [each for each in recording.steps[0].parameters if each.trainable]
-    return all(each.name in names for each in trainable if each.name.partition(".")[0] in parts)
 
 
 def _cause(records: list[ParameterRecord], unseen: float) -> str | None:

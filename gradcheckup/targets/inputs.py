@@ -68,7 +68,7 @@ def parse_input(text: str) -> InputSpec:
     """
     shape_text, *suffixes = text.replace("x", ",").split(":") if text else [""]
     try:
-        shape = tuple(int(size) for size in shape_text.strip("()[] ").rstrip(",").split(","))
+        shape = tuple(int(size) for size in shape_text.strip("()[] ").removesuffix(",").split(","))
     except ValueError:
         raise UsageError(
             f"--input {text!r} is no shape; expected sizes with the batch first, as 8,3,64,64, "

@@ -338,6 +338,22 @@ def infinite_loss(digits: Digits) -> dict[str, Any]:
     return case(mlp(64, 32, 1), data, careless, optimizer=ADAM)
 
 
+@sick("GC402")
+def square_root_at_zero(digits: Digits) -> dict[str, Any]:
+    """The distance between equal embeddings: sqrt(0) has an infinite slope."""
+
+    class Distance(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp(64, 32, 16)
+
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            return (self.net(left) - self.net(right)).pow(2).sum(dim=-1).sqrt()
+
+    data = [(x, x.clone(), torch.zeros(len(x))) for x, _ in digits()]
+    return case(Distance(), data, nn.MSELoss())
+
+
 # -- symmetric ----------------------------------------------------------------------------------
 
 
