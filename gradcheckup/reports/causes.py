@@ -18,6 +18,7 @@ _WORDS = {
     "zero-learning-rate": "the learning rate of their parameter group is 0",
     "learning-rate": "the learning rate does not fit the size of the weights",
     "constant-initialisation": "all weights start with the same value",
+    "zero-factors": "two factors of a product both start at 0, so neither gets a gradient",
     "single-unit-softmax": "a softmax over a single unit is 1 whatever goes in",
     "overflow": "numbers too large for their precision",
     "in-forward": "it arises in the forward pass",
