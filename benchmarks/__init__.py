@@ -1,0 +1,1 @@
+"""Evidence for the verdicts, which anyone can gather again: `python -m benchmarks.verdicts`."""

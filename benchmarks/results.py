@@ -1,0 +1,134 @@
+"""One line of JSON per case: what is known of it, and the file that a run appends to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import Case
+from benchmarks.training import Outcome
+from gradcheckup import Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A case with its outcome and its verdict.
+
+    Attributes:
+        identity: Family, index, seed, budget, and a hash of net, task and optimizer: a result is
+            used again only for exactly the case that it is of.
+        family: Name of the family.
+        seed: Seed of initialisation and batches.
+        architecture: See `Case`.
+        optimizer: Name of the optimizer.
+        half: `calibration` or `held-out`.
+        label: `learns`, `fails` or `ambiguous`.
+        score: Validation score after training.
+        healthy: gradcheckup's verdict on the net before training.
+        findings: Code and severity of its findings, consequences after the codes they belong to.
+        ratios: End-to-end gradient ratio at each step of the probe.
+        signals: End-to-end signal ratio, likewise.
+        losses: Loss, likewise.
+    """
+
+    identity: str
+    family: str
+    seed: int
+    architecture: dict[str, str | int | float]
+    optimizer: str
+    half: str
+    label: str
+    score: float | None
+    healthy: bool
+    findings: list[str]
+    ratios: list[float | None]
+    signals: list[float | None]
+    losses: list[float | None]
+
+    @property
+    def distance(self) -> float:
+        """Larger |log10| of the gradient and signal ratios at initialisation."""
+        ratios = [ratio for ratio in (*self.ratios[:1], *self.signals[:1]) if ratio is not None]
+        return max((_decades(ratio) for ratio in ratios), default=0.0)
+
+
+def _decades(ratio: float) -> float:
+    return abs(math.log10(ratio)) if 0 < ratio < math.inf else math.inf
+
+
+def identity(case: Case, seed: int, budget: int) -> str:
+    """What a result is filed under."""
+    text = json.dumps([case.architecture, case.optimizer, case.batch_size], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{case.family}/{case.index}/{seed}/{budget}/{digest}"
+
+
+def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report) -> Result:
+    """What is kept of an outcome and a report."""
+    return Result(
+        identity=identity(case, seed, budget),
+        family=case.family,
+        seed=seed,
+        architecture=case.architecture,
+        optimizer=case.optimizer,
+        half=case.half,
+        label=outcome.label,
+        score=outcome.score,
+        healthy=report.healthy,
+        findings=[
+            " > ".join(f"{each.code} {each.severity.value}" for each in finding.walk())
+            for finding in report.findings
+        ],
+        ratios=[step.end_to_end_ratio for step in report.steps],
+        signals=[step.end_to_end_signal for step in report.steps],
+        losses=[step.loss for step in report.steps],
+    )
+
+
+def load(path: Path) -> dict[str, Result]:
+    """Results by identity; the later of two of one case counts.
+
+    A line that cannot be read, as the last one after a power cut, is a case not done yet.
+    """
+    if not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return {each.identity: each for line in lines if (each := _decode(line)) is not None}
+
+
+def append(path: Path, done: Result) -> None:
+    """Adds one line with a single write, behind a line break where the last line is torn."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(_encode(done), allow_nan=False, ensure_ascii=False) + "\n"
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            line = line if file.read() == b"\n" else "\n" + line
+        file.write(line.encode())
+
+
+_SERIES = ("ratios", "signals", "losses")
+
+
+def _encode(done: Result) -> dict[str, Any]:
+    """JSON has no infinities and no NaN: they are written as text."""
+    values = asdict(done)
+    for name in _SERIES:
+        values[name] = [
+            value if value is None or math.isfinite(value) else str(value) for value in values[name]
+        ]
+    return values
+
+
+def _decode(line: str) -> Result | None:
+    try:
+        values = json.loads(line)
+        for name in _SERIES:
+            values[name] = [None if value is None else float(value) for value in values[name]]
+        return Result(**values)
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,221 @@
+"""Are gradcheckup's verdicts right? Judge nets before training, train them, and compare.
+
+    python -m benchmarks.verdicts --help
+    python -m benchmarks.verdicts --cases 40 --output results.jsonl
+
+The net is diagnosed as it is initialised, with the optimizer and the batches that it is then
+trained with; its outcome is the label. See `families` for the nets, `tasks` for what counts as
+having learnt.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import gradcheckup
+from benchmarks import scores
+from benchmarks.cases import Case
+from benchmarks.families import FAMILIES, cases
+from benchmarks.results import Result, append, identity, load, result
+from benchmarks.training import FAILS, LEARNS, Outcome, train
+
+PROBE_STEPS = 8
+_INTERRUPTED = 130
+
+
+def judge(case: Case, seed: int) -> gradcheckup.Report:
+    """Diagnoses a case as it is initialised, on the batches that its training begins with."""
+    torch.manual_seed(seed)
+    model = case.build()
+    return gradcheckup.diagnose(
+        model,
+        list(islice(case.task.batches(case.batch_size, seed), PROBE_STEPS)),
+        case.task.criterion(),
+        optimizer=case.make_optimizer,
+        steps=PROBE_STEPS,
+        seed=seed,
+        subject=f"{case.family}/{case.index}",
+    )
+
+
+def examine(
+    case: Case, seed: int, budget: int, *, known: Result | None, reports: Path | None
+) -> Result:
+    """Judges a case and trains it; where it is known, only the judgement is made anew."""
+    report = judge(case, seed)
+    if reports is not None:
+        reports.mkdir(parents=True, exist_ok=True)
+        report.to_json(reports / f"{case.family}-{case.index}-{seed}.json")
+    if known is None:
+        outcome = train(case, seed, budget)
+    else:
+        outcome = Outcome(label=known.label, score=known.score)
+    return result(case, seed, budget, outcome, report)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--families",
+    default=",".join(FAMILIES),
+    show_default=True,
+    metavar="NAME,...",
+    help="Families of nets.",
+)
+@click.option(
+    "--cases",
+    "count",
+    type=click.IntRange(min=1),
+    default=40,
+    show_default=True,
+    metavar="N",
+    help="Cases per family; the first N are the same in every run.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Seeds per case, from 0.",
+)
+@click.option(
+    "--budget",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Training steps.  [default: the task's own, 500 or 900]",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("results.jsonl"),
+    show_default=True,
+    help="Results, one line of JSON per case; cases that are there already are skipped.",
+)
+@click.option(
+    "--calibration",
+    "half",
+    flag_value="calibration",
+    help="Only the half of the architectures to fit thresholds on.",
+)
+@click.option(
+    "--held-out",
+    "half",
+    flag_value="held-out",
+    help="Only the other half, to judge thresholds on.",
+)
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Judge known cases again, as after a change of rules; their outcomes are kept.",
+)
+@click.option(
+    "--reports",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Also save every report there, for `gradcheckup show`.",
+)
+@click.option("--summary", is_flag=True, help="Run nothing, print what the output file holds.")
+def main(
+    *,
+    families: str,
+    count: int,
+    seeds: int,
+    budget: int | None,
+    output: Path,
+    half: str | None,
+    again: bool,
+    reports: Path | None,
+    summary: bool,
+) -> None:
+    """Compare gradcheckup's verdicts on untrained nets with what becomes of the nets.
+
+    Interrupt at any time: finished cases are kept, and the same command goes on from there.
+    """
+    chosen = [name.strip() for name in families.split(",")]
+    unknown = sorted(set(chosen) - set(FAMILIES))
+    if unknown:
+        raise click.BadParameter(
+            f"{', '.join(unknown)}: choose from {', '.join(FAMILIES)}", param_hint="--families"
+        )
+    torch.set_num_threads(1)  # nets this small only get slower with more
+    todo = [
+        (case, seed, budget or case.task.budget)
+        for name in chosen
+        for case in cases(name, count)
+        for seed in range(seeds)
+        if half in {None, case.half}
+    ]
+    interrupted = False
+    if not summary:
+        try:
+            _run(todo, output, again=again, reports=reports)
+        except KeyboardInterrupt:
+            interrupted = True
+    done = load(output)
+    found = [done[key] for each in todo if (key := identity(*each)) in done]
+    show(found)
+    if len(found) < len(todo):
+        click.echo(f"\n{len(found)} of {len(todo)} cases done; run again to go on.", err=True)
+    if interrupted:
+        sys.exit(_INTERRUPTED)
+
+
+def _run(
+    todo: list[tuple[Case, int, int]], output: Path, *, again: bool, reports: Path | None
+) -> None:
+    """Examines what is not done yet."""
+    done = load(output)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("", total=len(todo))
+        for case, seed, budget in todo:
+            bar.update(task, description=f"{case.family}/{case.index} seed {seed}")
+            known = done.get(identity(case, seed, budget))
+            if known is None or again:
+                # One net that gradcheckup cannot judge is to be known, and no end of the run.
+                with _reported(bar.console, f"{case.family}/{case.index} seed {seed}"):
+                    append(output, examine(case, seed, budget, known=known, reports=reports))
+            bar.advance(task)
+
+
+@contextmanager
+def _reported(console: Console, name: str) -> Iterator[None]:
+    try:
+        yield
+    except gradcheckup.GradcheckupError as error:
+        console.print(f"{name} cannot be judged: {error}", markup=False)
+
+
+def show(results: Iterable[Result]) -> None:
+    """Prints the scores by family, then every verdict that the outcome contradicts."""
+    results = list(results)
+    console = Console(width=None if sys.stdout.isatty() else 400, highlight=False)
+    console.print(scores.table(results))
+    for title, label, healthy in (
+        ("Flagged, but they learn", LEARNS, False),
+        ("Missed: they fail to learn", FAILS, True),
+    ):
+        listing = scores.listing(results, label, healthy=healthy)
+        if listing.row_count:
+            console.print(f"\n{title}: {listing.row_count}\n")
+            console.print(listing)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""The benchmark of verdicts: a slice of it, and that it can be interrupted and trusted."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
+from torch import nn
+
+import gradcheckup
+
+# At the end of the path: an installed gradcheckup is the one to test.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import networks, results, scores, tasks, training, verdicts
+from benchmarks.cases import OPTIMIZERS, Case
+from benchmarks.families import FAMILIES, cases
+
+ROOT = Path(__file__).resolve().parents[1]
+Run = Callable[..., Result]
+
+
+def _case(build: Callable[[], nn.Module]) -> Case:
+    return Case(
+        family="mlp",
+        index=0,
+        architecture={"net": "by hand"},
+        optimizer="sgd-0.01",
+        make_optimizer=OPTIMIZERS["sgd-0.01"],
+        task=tasks.digits(),
+        build=build,
+    )
+
+
+def _relu() -> nn.Module:
+    return networks.initialise(networks.mlp([64, 64, 64, 64, 10], nn.ReLU), "he")
+
+
+DEEP_SIGMOID = _case(lambda: networks.mlp([64, *[128] * 7, 10], nn.Sigmoid))
+HE_RELU = _case(_relu)
+
+
+def test_a_deep_sigmoid_net_is_flagged_and_fails() -> None:
+    report = verdicts.judge(DEEP_SIGMOID, 0)
+    assert "GC101" in {finding.code for finding in report.findings}
+    assert not report.healthy
+    outcome = training.train(DEEP_SIGMOID, 0, 60)
+    assert outcome.label == "fails"
+    assert outcome.score is not None
+    assert outcome.score < 0.2
+
+
+def test_a_relu_net_with_he_initialisation_is_healthy_and_learns() -> None:
+    assert verdicts.judge(HE_RELU, 0).healthy
+    outcome = training.train(HE_RELU, 0, 250)
+    assert outcome.label == "learns"
+    assert outcome.score is not None
+    assert outcome.score > 0.9
+
+
+def test_a_net_is_judged_as_it_is_when_training_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    class Watched(nn.CrossEntropyLoss):
+        def forward(self, *arguments: object) -> object:
+            loss = super().forward(*arguments)  # type: ignore[arg-type]
+            seen.append(loss.item())
+            return loss
+
+    report = verdicts.judge(HE_RELU, 3)
+    monkeypatch.setattr(nn, "CrossEntropyLoss", Watched)
+    tasks.digits.cache_clear()
+    try:
+        training.train(_case(_relu), 3, 8)
+    finally:
+        tasks.digits.cache_clear()
+    assert seen == pytest.approx([step.loss for step in report.steps], rel=1e-4)
+
+
+def test_a_loss_that_leaves_the_numbers_is_a_failure() -> None:
+    hopeless = _case(lambda: nn.Sequential(nn.Linear(64, 10), _Infinite()))
+    assert training.train(hopeless, 0, 5) == training.Outcome(label="fails", score=None)
+
+
+class _Infinite(nn.Module):
+    def forward(self, x: object) -> object:
+        return x * float("inf")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("score", "label"),
+    [(0.85, "learns"), (0.84, "ambiguous"), (0.51, "ambiguous"), (0.5, "fails")],
+)
+def test_labels_follow_the_limits_of_the_task(
+    monkeypatch: pytest.MonkeyPatch, score: float, label: str
+) -> None:
+    monkeypatch.setattr(training, "_score", lambda *_: score)
+    assert training.train(HE_RELU, 0, 1).label == label
+
+
+def test_cases_are_the_same_everywhere() -> None:
+    assert cases("mlp", 3)[0].architecture == {
+        "width": 256,
+        "depth": 10,
+        "activation": "selu",
+        "init": "normal-0.02",
+        "norm": "none",
+        "skips": "plain",
+        "task": "digits",
+    }
+    assert cases("mlp", 3)[0].optimizer == "sgd-0.01"
+    assert [case.architecture for case in cases("cnn", 4)] == [
+        case.architecture for case in cases("cnn", 9)[:4]
+    ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_builds_and_fits_its_task(family: str) -> None:
+    found = cases(family, 40)
+    assert {case.half for case in found} == {"calibration", "held-out"}
+    assert len({str(case.architecture) for case in found}) > 0.9 * len(found)
+    for case in found[:4]:
+        inputs, targets = next(case.task.batches(4, 0))
+        loss = case.task.criterion()(case.build()(inputs), targets)
+        assert loss.dim() == 0
+
+
+def test_one_net_under_two_optimizers_is_in_one_half() -> None:
+    halves: dict[str, set[str]] = {}
+    for case in cases("mlp", 60):
+        halves.setdefault(str(case.architecture), set()).add(case.half)
+    assert all(len(found) == 1 for found in halves.values())
+    assert HE_RELU.half == DEEP_SIGMOID.half  # the same architecture, as far as it is named
+
+
+def _result(number: int, label: str, *, healthy: bool, ratio: float | None) -> results.Result:
+    return results.Result(
+        identity=f"mlp/{number}/0/500/hash",
+        family="mlp",
+        seed=0,
+        architecture={"depth": number},
+        optimizer="sgd-0.01",
+        half="calibration",
+        label=label,
+        score=None,
+        healthy=healthy,
+        findings=[] if healthy else ["GC101 critical > GC203 warning"],
+        ratios=[ratio, math.inf],
+        signals=[1.0, None],
+        losses=[2.3, math.nan],
+    )
+
+
+MIXED = [
+    _result(0, "fails", healthy=False, ratio=1e-5),
+    _result(1, "fails", healthy=False, ratio=0.0),
+    _result(2, "fails", healthy=True, ratio=0.3),
+    _result(3, "learns", healthy=True, ratio=0.5),
+    _result(4, "learns", healthy=True, ratio=20.0),
+    _result(5, "learns", healthy=False, ratio=5e-3),
+    _result(6, "learns", healthy=True, ratio=None),
+    _result(7, "ambiguous", healthy=False, ratio=1e-3),
+]
+
+
+@pytest.mark.parametrize("ambiguous", [None, "fails", "learns"])
+def test_scores_agree_with_scikit_learn(ambiguous: str | None) -> None:
+    pairs = [
+        ((ambiguous if each.label == "ambiguous" else each.label) == "fails", not each.healthy)
+        for each in MIXED
+        if ambiguous or each.label != "ambiguous"
+    ]
+    sick, flagged = zip(*pairs, strict=True)
+    found = scores.score(MIXED, ambiguous=ambiguous)
+    assert found.cases == len(pairs)
+    assert found.precision == pytest.approx(precision_score(sick, flagged))
+    assert found.recall == pytest.approx(recall_score(sick, flagged))
+    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(sick, flagged))
+
+
+def test_roc_area_agrees_with_scikit_learn() -> None:
+    clear = [each for each in MIXED if each.label != "ambiguous"]
+    distances = [min(each.distance, 99.0) for each in clear]
+    expected = roc_auc_score([each.label == "fails" for each in clear], distances)
+    assert scores.roc_area(MIXED) == pytest.approx(expected)
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.jsonl"
+    for each in MIXED:
+        results.append(path, each)
+    assert repr(list(results.load(path).values())) == repr(MIXED)
+    json.loads(path.read_text().splitlines()[0], parse_constant=pytest.fail)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs the command on two quick cases; more arguments replace the usual ones."""
+    usual = ["--families", "literature", "--cases", "2", "--budget", "3"]
+    output = ["--output", str(tmp_path / "results.jsonl")]
+
+    def _run(*arguments: str) -> Result:
+        return CliRunner().invoke(verdicts.main, [*usual, *output, *arguments])
+
+    return _run
+
+
+def _forbidden(*_: object) -> training.Outcome:
+    raise AssertionError("trained again")
+
+
+def test_a_second_run_trains_nothing_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run()
+    assert first.exit_code == 0, first.output
+    assert "| literature |" in first.output
+    lines = (tmp_path / "results.jsonl").read_text()
+    assert lines.count("\n") == 2
+    monkeypatch.setattr(verdicts, "train", _forbidden)
+    assert run().stdout == first.stdout
+    assert (tmp_path / "results.jsonl").read_text() == lines
+    assert run("--budget", "4").exit_code != 0  # another budget is another case
+
+
+def test_judging_again_keeps_outcomes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    monkeypatch.setattr(verdicts, "train", _forbidden)
+    strict = functools.partial(gradcheckup.diagnose, thresholds={"gradient_ratio_critical": 1e9})
+    monkeypatch.setattr(gradcheckup, "diagnose", strict)
+    again = run("--again", "--reports", str(tmp_path / "reports"))
+    assert again.exit_code == 0, again.output
+    assert len(results.load(tmp_path / "results.jsonl")) == 2
+    saved = gradcheckup.load_report(tmp_path / "reports" / "literature-0-0.json")
+    assert saved.thresholds.gradient_ratio_critical == 1e9
+
+
+def test_a_torn_last_line_is_a_case_not_done_yet(run: Run, tmp_path: Path) -> None:
+    first = run()
+    path = tmp_path / "results.jsonl"
+    whole = results.load(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    assert len(results.load(path)) == 1
+    assert "1 of 2 cases done" in run("--summary").stderr
+    assert run().stdout == first.stdout
+    assert repr(results.load(path)) == repr(whole)
+
+
+def test_an_interrupted_run_keeps_what_is_done(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = iter([training.Outcome(label="fails", score=0.5)])
+
+    def _train(*_: object) -> training.Outcome:
+        for outcome in done:
+            return outcome
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verdicts, "train", _train)
+    stopped = run()
+    assert stopped.exit_code == 130
+    assert "1 of 2 cases done; run again to go on" in stopped.stderr
+    assert "| literature |" in stopped.stdout
+    assert len(results.load(tmp_path / "results.jsonl")) == 1
+
+
+def test_a_net_that_cannot_be_judged_stops_no_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def _diagnose(*_: object, subject: str, **__: object) -> gradcheckup.Report:
+        raise gradcheckup.ModelError(f"no gradient in [{subject}]")
+
+    monkeypatch.setattr(gradcheckup, "diagnose", _diagnose)
+    done = run()
+    assert done.exit_code == 0, done.output
+    assert "literature/1 seed 0 cannot be judged: no gradient in [literature/1]" in done.stderr
+    assert "0 of 2 cases done" in done.stderr
+
+
+def test_halves_share_out_the_cases(run: Run, tmp_path: Path) -> None:
+    run("--cases", "4", "--calibration", "--budget", "1")
+    one = results.load(tmp_path / "results.jsonl")
+    assert {each.half for each in one.values()} == {"calibration"}
+    run("--cases", "4", "--held-out", "--budget", "1")
+    assert len(results.load(tmp_path / "results.jsonl")) == 4
+
+
+def test_an_unknown_family_is_refused(run: Run) -> None:
+    refused = run("--families", "mlp,diffusion")
+    assert refused.exit_code == 2
+    assert "diffusion: choose from mlp, cnn" in refused.stderr
+
+
+def test_help_names_every_option() -> None:
+    shown = CliRunner().invoke(verdicts.main, ["--help"]).stdout
+    for option in verdicts.main.params:
+        assert option.opts[0] in shown
+
+
+def test_only_public_names_are_used() -> None:
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                parts = {alias.name for alias in node.names}
+                assert not any(name.startswith("gradcheckup.") for name in parts), path
+            elif isinstance(node, ast.ImportFrom) and "gradcheckup" in (node.module or ""):
+                assert node.module == "gradcheckup", path
+                assert {alias.name for alias in node.names} <= set(gradcheckup.__all__), path
