@@ -219,6 +219,8 @@ class Recording:
             or inferred from its output).
         steps: One or more, in order; the last may have ended in NaN.
         never_called: Modules that own parameters and did not run.
+        without_effect: Layers that ran and received no gradient, and whose values do not reach the
+            loss either: an auxiliary head that the loss leaves out.
         misspelt: Attributes that look like a misspelt or misplaced `requires_grad`, as
             ``fc1.weight.require_grad``.
     """
@@ -228,6 +230,7 @@ class Recording:
     objective: str = "criterion"
     steps: tuple[Step, ...]
     never_called: tuple[str, ...] = ()
+    without_effect: tuple[str, ...] = ()
     misspelt: tuple[str, ...] = ()
 
     @property

@@ -1,11 +1,12 @@
 """Capture: the layers of a model during one step, from tensors to numbers.
 
-`hooks` is the only file of the package that registers hooks.
+`hooks` and `effect` are the only files of gradcheckup that register hooks.
 """
 
 from __future__ import annotations
 
+from gradcheckup.capture.effect import without_effect
 from gradcheckup.capture.hooks import Capture
 from gradcheckup.capture.readings import Measured
 
-__all__ = ["Capture", "Measured"]
+__all__ = ["Capture", "Measured", "without_effect"]

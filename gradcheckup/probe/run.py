@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradcheckup.capture import Capture
+from gradcheckup.capture import Capture, without_effect
 from gradcheckup.errors import GradcheckupError, LossError, ModelError
 from gradcheckup.probe.batches import copied
 from gradcheckup.probe.ledger import Ledger
@@ -67,6 +67,7 @@ def probe(
         objective=objective.source,
         steps=tuple(measured),
         never_called=_never_called(subject, bench.capture, measured),
+        without_effect=bench.without_effect(batches[0], measured),
     )
 
 
@@ -121,6 +122,28 @@ class _Bench:
             with _blamed(capture, "optimizer step"):
                 optimizer.step()
         return assemble(index, float(losses[0]), layers, self.ledger.end())
+
+    def without_effect(self, batch: Any, steps: Sequence[Step]) -> tuple[str, ...]:
+        """Layers without a gradient whose output the loss does not depend on either."""
+        reached = {
+            layer.name for step in steps for layer in step.layers if layer.gradient_norm is not None
+        }
+        trainable = {each.layer for each in steps[0].parameters if each.trainable}
+        silent = [
+            layer.name
+            for layer in steps[0].layers
+            if layer.name in trainable - reached and layer.name in self.subject.names
+        ]
+
+        def evaluate() -> float:
+            torch.manual_seed(0)  # the same dropout each time
+            loss = self.objective.loss(self.subject.model, copied(batch, self.ledger.device))
+            return float(loss.detach())
+
+        if not silent or not math.isfinite(steps[-1].loss):
+            return ()
+        with _blamed(self.capture, "forward"), _eager():
+            return without_effect(dict.fromkeys(silent), self.subject.names, evaluate)
 
     def _evaluate(self, batch: Any) -> Tensor:
         """Forward and backward."""

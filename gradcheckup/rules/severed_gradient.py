@@ -14,7 +14,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags layers whose trainable parameters and output both have no gradient at any step."""
     del thresholds
     step = recording.steps[0]
-    idle = set(recording.never_called)
+    idle = {*recording.never_called, *recording.without_effect}
     without = {
         name
         for name, records in query.by_name(recording).items()
@@ -70,7 +70,8 @@ RULE = Rule(
     formula=(
         "The module ran, its parameters require grad and are in the optimizer, and after every "
         "backward of the probe both dL/dy of its output and the gradients of its parameters are "
-        "None (not 0). The cut lies between the last such layer and the next one with a gradient."
+        "None (not 0), while changing its output changes the loss. The cut lies between the last "
+        "such layer and the next one with a gradient."
     ),
     default="No limit: a gradient is there or not.",
     false_alarms=(

@@ -13,7 +13,7 @@ from gradcheckup.thresholds import Thresholds
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags parameters without a gradient whose module did not run, or ran and left them out."""
     del thresholds
-    idle = set(recording.never_called)
+    idle = {*recording.never_called, *recording.without_effect}
     reached = {
         layer.name
         for step in recording.steps
@@ -45,10 +45,14 @@ RULE = Rule(
     summary="trainable parameters that take no part in the loss",
     formula=(
         "A trainable parameter whose gradient is None at every step of the probe, and whose module "
-        "never ran, or ran and passed a gradient on without using it."
+        "never ran, or ran and passed a gradient on without using it, or ran without any effect on "
+        "the loss (found by changing its output)."
     ),
     default="No limit.",
-    false_alarms="Experts or branches that no batch of the probe was routed to.",
+    false_alarms=(
+        "Experts or branches that no batch of the probe was routed to; auxiliary heads that the "
+        "criterion leaves out."
+    ),
     remedy=(
         "Call the module in forward, or remove it. DistributedDataParallel needs "
         "find_unused_parameters=True for such a model."

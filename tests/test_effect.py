@@ -1,0 +1,88 @@
+"""A cut gradient is told from a part that the loss does not use, by what the values do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradcheckup
+
+DATA = torch.randn(16, 8, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 3
+
+
+class Net(nn.Module):
+    def __init__(self, ending: Callable[[Net, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.ending = ending
+        self.first = nn.Linear(8, 8)
+        self.dropout = nn.Dropout(0.5)
+        self.second = nn.Linear(8, 8)
+        self.table = nn.Embedding(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ending(self, x, self.second(self.dropout(torch.relu(self.first(x)))))
+
+
+def codes(ending: Callable[[Net, Tensor, Tensor], Tensor]) -> dict[str, tuple[str, ...]]:
+    torch.manual_seed(0)
+    report = gradcheckup.diagnose(Net(ending), DATA, nn.CrossEntropyLoss())
+    return {finding.code: finding.layers for finding in report.findings}
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        lambda net, _, hidden: net.head(hidden.detach()),
+        lambda net, _, hidden: net.head(net.table(hidden.argmax(dim=-1))),
+        lambda net, x, hidden: net.head(x * hidden.mean().item()),
+        lambda net, _, hidden: net.head(torch.tensor(hidden.tolist())),
+        lambda net, _, hidden: net.head(torch.from_numpy(hidden.detach().numpy())),
+        lambda net, x, hidden: net.head(torch.where(hidden > 0, x, -x)),
+    ],
+    ids=["detach", "argmax", "item", "tensor of a list", "numpy", "comparison"],
+)
+def test_a_cut_gradient_is_severed(ending: Callable[[Net, Tensor, Tensor], Tensor]) -> None:
+    assert codes(ending)["GC103"] == ("first", "second")
+
+
+def test_a_head_that_the_loss_leaves_out_is_unused() -> None:
+    found = codes(lambda net, x, hidden: net.head(x + 0 * hidden.detach()))
+    assert "GC103" not in found
+    assert set(found["GC501"]) >= {"first.weight", "second.bias"}
+
+
+def test_both_at_once_are_told_apart() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.auxiliary, self.head = (
+                nn.Linear(8, 8),
+                nn.Linear(8, 3),
+                nn.Linear(8, 3),
+            )
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = torch.relu(self.trunk(x))
+            return self.head(hidden.detach()), self.auxiliary(hidden)
+
+    torch.manual_seed(0)
+    report = gradcheckup.diagnose(
+        Both(), DATA, lambda outputs, y: nn.functional.cross_entropy(outputs[0], y)
+    )
+    found = {finding.code: finding.layers for finding in report.findings}
+    assert found["GC103"] == ("trunk",)
+    assert found["GC501"] == ("auxiliary.weight", "auxiliary.bias")
+
+
+def test_the_question_leaves_no_hook_and_no_random_number_behind() -> None:
+    net = Net(lambda net, _, hidden: net.head(hidden.detach()))
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    gradcheckup.diagnose(net, DATA, nn.CrossEntropyLoss())
+    assert torch.equal(torch.rand(1), expected)
+    assert all(not module._forward_hooks for module in net.modules())
