@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -219,6 +220,10 @@ def test_torchvision_resnet18() -> None:
     assert report.recording.never_called == ()
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.6"),
+    reason="the output is a view there, whose hook is lost when it is rewritten in place",
+)
 def test_in_place_relu_on_a_sequence() -> None:
     """`nn.Linear` returns a view for 3-d inputs, which the in-place ReLU then rewrites."""
     layers = [nn.Linear(12, 20), nn.ReLU(inplace=True), nn.Linear(20, 4), nn.Flatten()]
@@ -684,7 +689,20 @@ def _small(dtype: torch.dtype = torch.float32) -> nn.Module:
     return nn.Sequential(*layers).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.bfloat16,
+        pytest.param(
+            torch.float16,
+            marks=pytest.mark.skipif(
+                Version(torch.__version__) < Version("2.6"),
+                reason="has no cross-entropy in float16 on the CPU",
+            ),
+        ),
+        torch.float64,
+    ],
+)
 def test_parameters_of_other_precision(dtype: torch.dtype) -> None:
     x, y = _rows()
     report = check(_small(dtype), (x.to(dtype), y))

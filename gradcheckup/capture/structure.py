@@ -190,7 +190,9 @@ def _gates(
 
     def multiplies(position: int) -> bool:
         node = order[position]
-        if node.name().startswith(("View", "Expand", "Unsqueeze", "Reshape", "UnsafeView")):
+        if node.name().startswith(
+            ("View", "Expand", "Unsqueeze", "Reshape", "UnsafeView", "Slice")
+        ):
             return feeds_products(position)
         # A product with a constant (dropout, a scale) has one edge that leads nowhere.
         return bool(node.name().startswith("MulBackward")) and len(children[position]) == 2

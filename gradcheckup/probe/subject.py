@@ -66,24 +66,21 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by qualified name without wrapper prefixes; the root under its class name."""
-    wrappers = {
-        name: "_orig_mod" if hasattr(module, "_orig_mod") else "module"
-        for name, module in model.named_modules()
-        if unwrap(module) is not module
-    }
-    named = {}
-    for name, module in model.named_modules():
-        if name in wrappers:
-            continue
-        parts = name.split(".") if name else []
-        kept = [
-            part
-            for depth, part in enumerate(parts)
-            if wrappers.get(".".join(parts[:depth])) != part
-        ]
-        named[".".join(kept) or type(model).__name__] = module
-    return named
+    """Modules by qualified name; the root under its class name."""
+    return {name or type(model).__name__: module for name, module in model.named_modules()}
+
+
+def unwrap_inside(model: nn.Module) -> None:
+    """Puts what is inside compiled and data-parallel parts of a model in their places.
+
+    A hook that is set after the first compiled call would be ignored; and names lose prefixes that
+    the user did not write.
+    """
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            inner = unwrap(child)
+            if inner is not child:
+                module._modules[name] = inner  # noqa: SLF001 - what setattr does, less its checks
 
 
 @contextmanager
@@ -149,6 +146,7 @@ def _subject(
     source: OptimizerSource | None,
     notes: list[str],
 ) -> Subject:
+    unwrap_inside(model)
     if not any(module.training for module in model.modules()):
         model.train()
         notes.append("the model was in eval mode: probed in train mode")
