@@ -67,11 +67,9 @@ def diagnose(
         ModelError: The model cannot be trained, or failed to run.
         LossError: The loss is not a scalar that requires grad.
     """
-    given: dict[str, Any] = {"model": model, "steps": steps}  # what callers pass, not what they may
-    if not isinstance(given["model"], nn.Module):
-        raise UsageError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    if type(given["steps"]) is not int or steps < 1:
-        raise UsageError(f"expected steps to be a whole number of at least 1, got {steps!r}")
+    _check_arguments(
+        model=model, criterion=criterion, compute_loss=compute_loss, steps=steps, seed=seed
+    )
     limits = _limits(thresholds)
     chosen = rules.choose(select, ignore)
     with rehearsal(model, optimizer, criterion, seed) as patient:
@@ -99,11 +97,37 @@ def assert_healthy(report: Report) -> None:
         raise UnhealthyError(str(report))
 
 
+def _check_arguments(**given: Any) -> None:
+    """Refuses what callers pass in spite of the types."""
+    if isinstance(given["model"], type) and issubclass(given["model"], nn.Module):
+        name = given["model"].__name__
+        raise UsageError(f"expected a model, got the class {name}: pass an instance, {name}(...)")
+    if not isinstance(given["model"], nn.Module):
+        raise UsageError(f"expected a torch.nn.Module, got {type(given['model']).__name__}")
+    for name in ("criterion", "compute_loss"):
+        value = given[name]
+        if isinstance(value, type) and issubclass(value, nn.Module):
+            raise UsageError(
+                f"expected {name} to be a function, got the class {value.__name__}: "
+                f"pass an instance, {value.__name__}()"
+            )
+        if value is not None and not callable(value):
+            raise UsageError(f"expected {name} to be a function, got {type(value).__name__}")
+    steps, seed = given["steps"], given["seed"]
+    if type(steps) is not int or steps < 1:
+        raise UsageError(f"expected steps to be a whole number of at least 1, got {steps!r}")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise UsageError(f"expected seed to be a whole number from 0 to 2**32 - 1, got {seed!r}")
+
+
 def _limits(thresholds: Thresholds | Mapping[str, float] | None) -> Thresholds:
     if thresholds is None:
         return Thresholds()
     if isinstance(thresholds, Thresholds):
         return thresholds
+    given: Any = thresholds
+    if not isinstance(given, Mapping):
+        raise UsageError(f"expected thresholds to be a mapping, got {type(given).__name__}")
     unknown = sorted(set(thresholds) - set(Thresholds.__dataclass_fields__))
     if unknown:
         raise UsageError(

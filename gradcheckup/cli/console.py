@@ -58,6 +58,10 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"cannot write {relative(path)}: it is a folder")
     if not folder.is_dir():
         raise UsageError(f"cannot write {relative(path)}: there is no folder {relative(folder)}")
+    if path.suffix == ".py":
+        raise UsageError(
+            f"{relative(path)} would be overwritten by the report; expected a name as report.json"
+        )
     place = path if path.exists() else folder
     if not os.access(place, os.W_OK):
         raise UsageError(f"cannot write {relative(path)}: permission denied")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -44,6 +45,19 @@ for files that have no optimizer or data of their own.
 """
 
 
+class _Finite(click.FloatRange):
+    """A number that is neither NaN nor infinite."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The number, or click's error."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
 @click.command(epilog=_EPILOG)
 @click.argument("target")
 @click.option("--model", metavar="NAME", help="Name of the model in the file.")
@@ -60,12 +74,14 @@ for files that have no optimizer or data of their own.
 @click.option(
     "--optimizer", metavar="NAME", help="Name of the optimizer in the file or in torch.optim."
 )
-@click.option("--lr", type=click.FloatRange(min=0), help="Learning rate.")
-@click.option("--momentum", type=click.FloatRange(min=0), help="Momentum, where it has one.")
-@click.option("--weight-decay", type=click.FloatRange(min=0), help="Weight decay.")
+@click.option("--lr", type=_Finite(min=0), help="Learning rate.")
+@click.option("--momentum", type=_Finite(min=0), help="Momentum, where it has one.")
+@click.option("--weight-decay", type=_Finite(min=0), help="Weight decay.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the probe.  [default: 8]")
 @click.option(
-    "--seed", type=click.IntRange(min=0), help="For weights, data and probe.  [default: 0]"
+    "--seed",
+    type=click.IntRange(min=0, max=2**32 - 1),
+    help="For weights, data and probe.  [default: 0]",
 )
 @click.option("--select", multiple=True, metavar="CODES", help="Only these rules: GC101,GC2.")
 @click.option("--ignore", multiple=True, metavar="CODES", help="Not these rules.")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -35,7 +36,7 @@ def take(data: Any, count: int) -> tuple[list[Any], tuple[str, ...]]:
             shuffle = not isinstance(data, IterableDataset)
             notes = ("batches of 32 from the dataset",)
             data = DataLoader(data, batch_size=32, shuffle=shuffle)
-        if not isinstance(data, Iterable):
+        if not isinstance(data, Iterable) or isinstance(data, (str, bytes)):
             raise DataError(
                 "expected a batch (inputs, targets) or an iterable of batches, got "
                 f"{type(data).__name__}"
@@ -48,6 +49,7 @@ def take(data: Any, count: int) -> tuple[list[Any], tuple[str, ...]]:
                 "the dataset's length, drop_last and the batch size"
             )
     for index, batch in enumerate(batches):
+        _check_tensors(batch)
         _check_finite(batch, index)
     return batches, notes
 
@@ -87,6 +89,17 @@ def leaves(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for each in value:
             yield from leaves(each)
+
+
+def _check_tensors(batch: Any) -> None:
+    """Refuses arrays where torch needs tensors; they would fail later, and less plainly."""
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    for part in parts if isinstance(batch, (Mapping, tuple, list)) else (batch,):
+        if isinstance(part, np.ndarray):
+            raise DataError(
+                f"expected tensors in a batch, got a numpy array of shape {part.shape} and "
+                f"{part.dtype}: use torch.as_tensor(array), as float32 where the model is"
+            )
 
 
 def _check_finite(batch: Any, index: int) -> None:

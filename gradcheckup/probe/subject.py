@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from gradcheckup.errors import ModelError, UsageError
 from gradcheckup.probe.safekeeping import copied, random_state, restored
+from gradcheckup.tracebacks import one_line
 
 OptimizerSource = Optimizer | Callable[..., Optimizer]
 """An optimizer bound to the model, a class or partial of one, or a function of the model."""
@@ -188,12 +189,20 @@ def _subject(
 def _built(source: Any, model: nn.Module) -> Optimizer:
     inner = source.func if isinstance(source, functools.partial) else source
     takes_parameters = inspect.isclass(inner) and issubclass(inner, Optimizer)
+    if not callable(source):
+        raise UsageError(
+            "expected an optimizer, a class or partial of one, or a function of the model, got "
+            f"{type(source).__name__}"
+        )
     try:
-        built = source(model.parameters()) if takes_parameters else source(model)
-    except TypeError:
-        if takes_parameters:
-            raise
-        built = source(model.parameters())  # `lambda params: SGD(params, lr=0.1)`
+        try:
+            built = source(model.parameters()) if takes_parameters else source(model)
+        except TypeError:
+            if takes_parameters:
+                raise
+            built = source(model.parameters())  # `lambda params: SGD(params, lr=0.1)`
+    except Exception as error:
+        raise UsageError(f"the optimizer cannot be created: {one_line(error)}") from error
     if not isinstance(built, Optimizer):
         raise UsageError(
             f"expected the optimizer function to return a torch.optim.Optimizer, got "

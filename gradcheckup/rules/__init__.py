@@ -67,7 +67,10 @@ def choose(select: Iterable[str] | None, ignore: Iterable[str] | None) -> tuple[
     """
     chosen = _matching(select) if select else RULES
     left_out = _matching(ignore) if ignore else ()
-    return tuple(rule for rule in chosen if rule not in left_out)
+    left = tuple(rule for rule in chosen if rule not in left_out)
+    if not left:
+        raise UsageError("expected a rule to judge by, but everything selected is ignored as well")
+    return left
 
 
 def judge(
@@ -83,7 +86,9 @@ def _matching(wanted: Iterable[str]) -> tuple[Rule, ...]:
     for word in words:
         if not any(_matches(rule, word) for rule in RULES):
             known = [each for rule in RULES for each in (rule.code, rule.name)]
-            close = difflib.get_close_matches(word, [*known, *map(str.lower, known)], n=1)
+            close = difflib.get_close_matches(
+                word, [*known, *map(str.lower, known)], n=1, cutoff=0.75
+            )
             hint = f"did you mean {close[0]}? " if close else ""
             raise UsageError(
                 f"expected a rule code, the beginning of one or a name, got {word!r}: {hint}"
