@@ -79,7 +79,8 @@ def test_selecting_and_ignoring_by_the_beginning_of_a_code() -> None:
     assert _codes(select=["GC4"]) == [rule.code for rule in RULES if rule.code.startswith("GC4")]
     assert "GC401" not in _codes(ignore=["GC4"])
     assert _codes(select=["GC1"], ignore=["GC101", "severed-gradient"])[:2] == ["GC102", "GC104"]
-    assert _codes(select=["GC101"], ignore=["GC1"]) == []
+    with pytest.raises(UsageError, match="everything selected is ignored"):
+        choose(["GC101"], ["GC1"])
 
 
 @pytest.mark.parametrize(
