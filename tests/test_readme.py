@@ -119,7 +119,7 @@ def test_the_test_command_is_marked_for_ci() -> None:
     )
     assert command.count("\n") == 1
     assert command.startswith("python -m venv ")
-    assert command.rstrip().endswith("-m pytest")
+    assert command.rstrip().endswith("-m pytest -n 2")
 
 
 def test_extras_of_the_readme_exist() -> None:
