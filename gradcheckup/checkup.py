@@ -9,12 +9,13 @@ from typing import Any
 from torch import nn
 
 from gradcheckup import rules
-from gradcheckup.errors import UsageError
+from gradcheckup.errors import UnhealthyError, UsageError
 from gradcheckup.probe import OnStep, batches, probe
 from gradcheckup.probe.flags import misspelt_flags
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
 from gradcheckup.probe.subject import OptimizerSource, rehearsal, unwrap
 from gradcheckup.report import Report
+from gradcheckup.suggestions import did_you_mean
 from gradcheckup.thresholds import Thresholds
 
 
@@ -91,9 +92,10 @@ def diagnose(
 
 def assert_healthy(report: Report) -> None:
     """Raises `UnhealthyError`, an AssertionError with the text report, on critical findings."""
+    given: Any = report
+    if not isinstance(given, Report):
+        raise UsageError(f"expected a report of diagnose, got {type(given).__name__}")
     if not report.healthy:
-        from gradcheckup.errors import UnhealthyError
-
         raise UnhealthyError(str(report))
 
 
@@ -128,10 +130,8 @@ def _limits(thresholds: Thresholds | Mapping[str, float] | None) -> Thresholds:
     given: Any = thresholds
     if not isinstance(given, Mapping):
         raise UsageError(f"expected thresholds to be a mapping, got {type(given).__name__}")
-    unknown = sorted(set(thresholds) - set(Thresholds.__dataclass_fields__))
-    if unknown:
-        raise UsageError(
-            f"expected names of thresholds, got {', '.join(unknown)}: known are "
-            f"{', '.join(Thresholds.__dataclass_fields__)}"
-        )
-    return Thresholds(**thresholds)
+    for name in given:
+        if name not in Thresholds.__dataclass_fields__:
+            hint = did_you_mean(str(name), Thresholds.__dataclass_fields__)
+            raise UsageError(f"unknown threshold {name!r}{hint or '; docs/rules.md lists them'}")
+    return Thresholds(**given)

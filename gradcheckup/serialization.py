@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import types
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum, EnumMeta
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from gradcheckup.errors import GradcheckupError, ReportError
 from gradcheckup.files import reason, write_whole
 from gradcheckup.report import Report
+from gradcheckup.thresholds import Thresholds
 from gradcheckup.version import VERSION
 
 SCHEMA = "gradcheckup/report"
@@ -170,7 +171,7 @@ def _decode_record(document: dict[str, Any], record: Any, where: str) -> Any:
         place = f"{where}.{field.name}" if where else field.name
         if field.name in document:
             values[field.name] = _decode(document[field.name], _hints(record)[field.name], place)
-        elif field.default is MISSING:
+        elif record is not Thresholds:  # of which a later version may have one more
             raise _MismatchError(f"{place} is missing")
     return record(**values)
 

@@ -59,7 +59,11 @@ def net() -> nn.Module:
         ({"steps": True}, "UsageError", "got True"),
         ({"seed": -1}, "UsageError", "got -1"),
         ({"thresholds": 3}, "UsageError", "a mapping, got int"),
-        ({"thresholds": {"dead_warnin": 0.3}}, "UsageError", "got dead_warnin"),
+        ({"thresholds": {"dead_warnin": 0.3}}, "UsageError", "did you mean dead_warning?"),
+        ({"thresholds": {1: 2}}, "UsageError", "unknown threshold 1"),
+        ({"select": 5}, "UsageError", "expected rule codes or names, got 5"),
+        ({"ignore": [5]}, "UsageError", "got [5]"),
+        ({"data": (torch.randn(0, 4), Y[:0])}, "DataError", "batch 0 is empty"),
         ({"thresholds": {"dead_warning": "0.3"}}, "UsageError", "must be a number"),
         ({"select": ["GC109"]}, "UsageError", "got 'GC109': did you mean GC10"),
         ({"select": ["GC101"], "ignore": ["GC1"]}, "UsageError", "is ignored as well"),
@@ -144,3 +148,17 @@ def test_the_same_seed_gives_the_same_report() -> None:
     )
     assert one == two
     assert one != other
+
+
+def test_data_that_fails_on_the_way_is_the_users() -> None:
+    def broken() -> Iterator[tuple[Tensor, Tensor]]:
+        yield X, Y
+        raise OSError("disk gone")
+
+    with pytest.raises(gradcheckup.DataError, match="failed after 1 batches: OSError: disk gone"):
+        gradcheckup.diagnose(net(), broken(), CROSS_ENTROPY)
+
+
+def test_assert_healthy_wants_a_report() -> None:
+    with pytest.raises(gradcheckup.UsageError, match="expected a report of diagnose, got NoneType"):
+        gradcheckup.assert_healthy(None)  # type: ignore[arg-type]

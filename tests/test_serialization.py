@@ -307,12 +307,22 @@ def test_unknown_keys_of_the_same_version_are_ignored(report: Report, tmp_path: 
     assert exact(loaded) == exact(report)
 
 
-def test_a_field_with_a_default_may_be_missing(report: Report, tmp_path: Path) -> None:
+def test_a_threshold_that_the_file_does_not_know_has_its_default(
+    report: Report, tmp_path: Path
+) -> None:
     def edit(document: dict[str, Any]) -> None:
         del document["thresholds"]["loss_growth"]
 
     loaded = load_report(_edited(report, tmp_path / "r.json", edit))
     assert loaded.thresholds.loss_growth == Thresholds().loss_growth
+
+
+def test_a_report_without_findings_is_damaged_and_not_healthy(
+    report: Report, tmp_path: Path
+) -> None:
+    path = _edited(report, tmp_path / "r.json", lambda document: document.pop("findings"))
+    with pytest.raises(ReportError, match="is damaged: findings is missing"):
+        load_report(path)
 
 
 def test_a_newer_file_says_which_version_and_what_to_do(report: Report, tmp_path: Path) -> None:

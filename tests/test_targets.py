@@ -117,6 +117,11 @@ def test_imported_classes_and_losses_are_no_models(write: Write) -> None:
     assert type(load_target(write(text)).model).__name__ == "Net"
 
 
+def test_a_loss_of_the_files_own_is_no_model(write: Write) -> None:
+    text = NET + "\nclass Contrast(nn.Module):\n    pass\n\ncriterion = Contrast()\n"
+    assert type(load_target(write(text)).model).__name__ == "Net"
+
+
 def test_several_models_are_listed_ready_to_copy(write: Write) -> None:
     error = refused(write(NET + NET.replace("Net", "Other")))
     assert "\n  model.py:Net\n  model.py:Other" in str(error)

@@ -98,7 +98,7 @@ class _Finite(click.FloatRange):
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the report here instead of stdout.",
+    help="Write the report here instead of stdout; as JSON where it ends in .json.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="All findings in full, and all layers.")
 @click.option("--no-color", is_flag=True, help="No colours; NO_COLOR=1 does the same.")
@@ -180,7 +180,7 @@ def _plan(given: dict[str, Any], settings: Settings) -> _Plan:
         ignore=ignore,
         thresholds=Thresholds(**{**settings.thresholds, **_limits(given["limits"])}),
         fail_on=_first(given["fail_on"], settings.fail_on, "critical"),
-        form=_first(given["form"], settings.format, "text"),
+        form=given["form"] or _form_of(given["output"]) or settings.format or "text",
         output=Path.cwd() / given["output"] if given["output"] else None,
         verbose=given["verbose"],
         no_color=given["no_color"],
@@ -237,6 +237,11 @@ def _limits(pairs: Sequence[str]) -> dict[str, float]:
         except ValueError:
             raise UsageError(f"--threshold {pair!r}: {value!r} is no number") from None
     return limits
+
+
+def _form_of(output: Path | None) -> str | None:
+    """A file called .json is to hold JSON."""
+    return "json" if output and output.suffix == ".json" else None
 
 
 def _first(*values: Any) -> Any:

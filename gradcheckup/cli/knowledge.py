@@ -69,7 +69,9 @@ def _find(word: str) -> Rule:
         if plain in {rule.code.lower(), rule.name}:
             return rule
     names = [name for rule in RULES for name in (rule.code, rule.name)]
-    hint = did_you_mean(plain, names) or "; gradcheckup rules lists them"
+    family = [rule.code for rule in RULES if rule.code.lower().startswith(plain)] if plain else []
+    hint = f"; there are {', '.join(family)}" if family else did_you_mean(plain, names)
+    hint = hint or "; gradcheckup rules lists them"
     raise UsageError(f"no rule {word!r}{hint}")
 
 

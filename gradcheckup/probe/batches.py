@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gradcheckup.errors import DataError
+from gradcheckup.tracebacks import one_line, user_traceback
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 """Keys under which a mapping carries its targets."""
@@ -41,15 +42,14 @@ def take(data: Any, count: int) -> tuple[list[Any], tuple[str, ...]]:
                 "expected a batch (inputs, targets) or an iterable of batches, got "
                 f"{type(data).__name__}"
             )
-        with _generators_kept(data):
-            batches = list(islice(iter(data), count))
+        batches = _iterated(data, count)
         if not batches:
             raise DataError(
                 f"expected at least one batch, but the {type(data).__name__} is empty: check "
                 "the dataset's length, drop_last and the batch size"
             )
     for index, batch in enumerate(batches):
-        _check_tensors(batch)
+        _check_tensors(batch, index)
         _check_finite(batch, index)
     return batches, notes
 
@@ -60,6 +60,19 @@ def _is_batch(data: Any) -> bool:
     if isinstance(data, tuple):
         return len(data) > 0
     return isinstance(data, list) and len(data) > 0 and isinstance(data[0], Tensor)
+
+
+def _iterated(data: Iterable[Any], count: int) -> list[Any]:
+    batches: list[Any] = []
+    with _generators_kept(data):
+        try:
+            batches.extend(islice(iter(data), count))
+        except Exception as error:
+            raise DataError(
+                f"the data failed after {len(batches)} batches: {one_line(error)}",
+                traceback_text=user_traceback(error),
+            ) from error
+    return batches
 
 
 @contextmanager
@@ -91,8 +104,11 @@ def leaves(value: Any) -> Iterator[Tensor]:
             yield from leaves(each)
 
 
-def _check_tensors(batch: Any) -> None:
-    """Refuses arrays where torch needs tensors; they would fail later, and less plainly."""
+def _check_tensors(batch: Any, index: int) -> None:
+    """Refuses arrays where torch needs tensors, and batches without samples."""
+    sizes = [tensor.numel() for tensor in leaves(batch)]
+    if sizes and not any(sizes):
+        raise DataError(f"expected samples, but batch {index} is empty: every tensor has size 0")
     parts = batch.values() if isinstance(batch, Mapping) else batch
     for part in parts if isinstance(batch, (Mapping, tuple, list)) else (batch,):
         if isinstance(part, np.ndarray):

@@ -106,8 +106,8 @@ def _saturated(evidence: Evidence) -> list[str]:
 def _dead(evidence: Evidence) -> list[str]:
     return [
         (
-            f"{percent(evidence.finding.observed)} of the units of {evidence.worst} never fired on "
-            f"any batch{evidence.percent_limit}."
+            f"{percent(evidence.finding.observed)} of the units of {evidence.worst} never fired"
+            f"{evidence.percent_limit}{evidence.when}."
         )
     ]
 
@@ -160,7 +160,7 @@ def _not_finite(what: str) -> Callable[[Evidence], list[str]]:
     def describe_not_finite(evidence: Evidence) -> list[str]:
         steps, culprit, before = evidence.finding.steps, evidence.worst, evidence.text("before")
         place = culprit if culprit == "loss" else f"{what} of {culprit}"
-        behind = f", behind {before}" if before else ""
+        behind = f", or on the way to it from {spoken(before)}" if before else ""
         step = f" at step {steps[0]}" if steps else ""
         return [f"The first NaN or Inf arose in the {place}{behind}{step}."]
 

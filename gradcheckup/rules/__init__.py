@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 from gradcheckup.errors import UsageError
 from gradcheckup.prescriptions import prescribe
@@ -65,6 +66,8 @@ def choose(select: Iterable[str] | None, ignore: Iterable[str] | None) -> tuple[
     Raises:
         UsageError: Something matches no rule.
     """
+    # Read once: they may be generators.
+    select, ignore = (_words(given) for given in (select, ignore))
     chosen = _matching(select) if select else RULES
     left_out = _matching(ignore) if ignore else ()
     left = tuple(rule for rule in chosen if rule not in left_out)
@@ -81,8 +84,18 @@ def judge(
     return tuple(map(prescribe, fold(found)))
 
 
-def _matching(wanted: Iterable[str]) -> tuple[Rule, ...]:
-    words = [wanted] if isinstance(wanted, str) else list(wanted)
+def _words(given: Any) -> list[str]:
+    words = [given] if isinstance(given, str) else given
+    if words is None:
+        return []
+    if isinstance(words, Iterable):
+        words = list(words)
+        if all(isinstance(word, str) for word in words):
+            return words
+    raise UsageError(f"expected rule codes or names, got {given!r}")
+
+
+def _matching(words: list[str]) -> tuple[Rule, ...]:
     for word in words:
         if not any(_matches(rule, word) for rule in RULES):
             known = [each for rule in RULES for each in (rule.code, rule.name)]

@@ -29,12 +29,18 @@ def find_model(source: Source) -> nn.Module:
         candidate = found.get(name)
         if isinstance(candidate, nn.Module) or _is_factory(candidate):
             return build_model(candidate, name, source)
+    loss = found.get("criterion")  # a loss of one's own is a module too
     classes = [
         name
         for name, value in found.items()
-        if _is_module_class(value) and value.__module__ == source.module.__name__
+        if _is_module_class(value)
+        and value.__module__ == source.module.__name__
+        and value is not loss
+        and value is not type(loss)
     ]
-    instances = [name for name, value in found.items() if isinstance(value, nn.Module)]
+    instances = [
+        name for name, value in found.items() if isinstance(value, nn.Module) and value is not loss
+    ]
     names = classes if len(classes) == 1 else [*classes, *instances]
     if len(names) == 1:
         return build_model(found[names[0]], names[0], source)

@@ -64,7 +64,7 @@ def finding(code: str, **facts: object) -> Finding:
         ),
         (
             finding("GC202", observed=1.0, limit=0.9),
-            "100% of the units of layer1 never fired on any batch (limit 90%).",
+            "100% of the units of layer1 never fired (limit 90%), at all 8 steps.",
         ),
         (
             finding(
@@ -112,7 +112,7 @@ def finding(code: str, **facts: object) -> Finding:
         ),
         (
             finding("GC401", steps=(0,), culprit="loss", evidence=(("before", "fc"),)),
-            "The first NaN or Inf arose in the loss, behind fc at step 0.",
+            "The first NaN or Inf arose in the loss, or on the way to it from fc at step 0.",
         ),
         (
             finding("GC401", steps=(3, 4), culprit="layer2"),

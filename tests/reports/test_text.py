@@ -206,7 +206,7 @@ def test_warnings_and_information_are_short(make_report: MakeReport) -> None:
     assert text.splitlines()[2:] == [
         "",
         "GC202 dead-units  warning  layer3",
-        "  60% of the units of layer3 never fired on any batch (limit 50%).",
+        "  60% of the units of layer3 never fired (limit 50%).",
         "GC502 frozen-parameters  information  layer1, layer2",
         "",
         "why: gradcheckup explain GC202",
