@@ -344,7 +344,7 @@ def test_model_that_keeps_its_last_output() -> None:
     _same(before, owner.picture())
 
 
-@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.filterwarnings("ignore:.?torch.nn.utils.weight_norm.? is deprecated")
 def test_weight_norm_of_the_old_kind() -> None:
     model = nn.Sequential(nn.utils.weight_norm(nn.Linear(12, 20)), nn.Tanh(), nn.Linear(20, 4))
     owner = Owner(model, _rows())
