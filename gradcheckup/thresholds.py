@@ -18,14 +18,21 @@ class Thresholds:
         gradient_ratio_critical: Below this it vanishes for an optimizer whose steps follow the
             size of the gradient (SGD): plain MLPs of default initialisation learn digits at .0054
             and fail at .0024.
-        gradient_ratio_critical_adaptive: The same for optimizers that scale every parameter's step
-            to a size of its own (Adam): they learn at 2e-5 where the ratio climbs, and fail at
-            1.5e-4 where it does not.
+        gradient_ratio_critical_moving: The same where the first layer moves all the same: under
+            optimizers that scale every parameter's step to a size of its own (Adam), which learn
+            at 2e-5 where the ratio climbs and fail at 1.5e-4 where it does not, and under learning
+            rates large enough for `moving_update`.
+        moving_update: Update ratio of the first layer from which it counts as moving. With SGD at
+            ratios of .0002 to .02, nets that moved by 1.7e-4 a step learnt, and those that moved
+            by 1.4e-5 and less did not within 2000 steps; a usual one is 1e-3.
         gradient_ratio_high: Above it the gradient explodes. Same nets: no healthy one over 100.
         norm_growth: Growth per normalisation layer that is expected and multiplies the upper
             limit: sqrt(pi / (pi - 1)) for BatchNorm and ReLU (Yang et al. 2019).
         norm_growth_cap: The upper limit grows no further than this: residual BatchNorm nets reach
             2500 at initialisation and train (ResNet-152).
+        signal_growth_cap: Under optimizers that scale every parameter's step, the upper limit is
+            multiplied by the growth of the signal up to this: plain ReLU nets of N(0, 1) weights
+            grow 3000 times both ways and learn, one that grows by 1e11 does not.
         signal_ratio_low: Below this share of the first layer's batch signal the signal fades. The
             limits for a collapse are those of the gradient: the two mirror each other.
         saturation_slope: A pre-activation is saturated where the derivative is below this
@@ -51,10 +58,12 @@ class Thresholds:
 
     gradient_ratio_low: float = 0.02
     gradient_ratio_critical: float = 0.004
-    gradient_ratio_critical_adaptive: float = 5e-4
+    gradient_ratio_critical_moving: float = 5e-4
+    moving_update: float = 1e-4
     gradient_ratio_high: float = 100.0
     norm_growth: float = 1.2112
     norm_growth_cap: float = 1e4
+    signal_growth_cap: float = 1e4
     signal_ratio_low: float = 0.02
     saturation_slope: float = 0.1
     saturation_warning: float = 0.5

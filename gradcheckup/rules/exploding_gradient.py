@@ -16,7 +16,7 @@ _LARGE_UPDATE = 0.1
 
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags an end-to-end ratio that stays above the limit, or a gradient that runs away."""
-    limit = _limit(recording.steps[0], thresholds)
+    limit = _limit(recording, thresholds)
 
     def explodes(step: Step) -> bool:
         ratio = step.end_to_end_ratio
@@ -29,10 +29,23 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         yield from _across_steps(recording, thresholds)
 
 
-def _limit(step: Step, thresholds: Thresholds) -> float:
-    norms = len(query.hidden(step, Role.NORM))
+def _limit(recording: Recording, thresholds: Thresholds) -> float:
+    """The upper limit, raised by the growth that does not keep a net from learning."""
+    norms = len(query.hidden(recording.steps[0], Role.NORM))
     expected = min(norms * math.log(thresholds.norm_growth), math.log(thresholds.norm_growth_cap))
-    return max(thresholds.gradient_ratio_high, math.exp(expected))
+    limit = max(thresholds.gradient_ratio_high, math.exp(expected))
+    if query.is_adaptive(recording):
+        limit *= _signal_growth(recording, thresholds.signal_growth_cap)
+    return limit
+
+
+def _signal_growth(recording: Recording, cap: float) -> float:
+    """By how much the signal grows on its way forward, as the gradient does on its way back.
+
+    Where both grow alike the net is only scaled, to which steps of a size of their own are blind.
+    """
+    growth = query.median(step.end_to_end_signal for step in recording.settled)
+    return min(max(growth or 1.0, 1.0), cap)
 
 
 def _across_layers(
@@ -122,10 +135,13 @@ RULE = Rule(
         "loss rises above loss_growth times its first value."
     ),
     default=(
-        "gradient_ratio_high = 100; one net of 139 that learnt stayed above it in "
-        "benchmarks/verdicts.md (Adam, a ratio of 260). "
+        "gradient_ratio_high = 100: see benchmarks/verdicts.md for what becomes of nets above it. "
         "Normalised nets grow by sqrt(pi / (pi - 1)) = 1.21 per normalisation layer and learn, so "
-        "the limit follows that growth (norm_growth), up to norm_growth_cap = 1e4."
+        "the limit follows that growth (norm_growth), up to norm_growth_cap = 1e4. Under "
+        "optimizers that scale every parameter's step (Adam) it is multiplied by the growth of the "
+        "signal, up to signal_growth_cap = 1e4: ReLU and GELU nets of N(0, 1) weights, where "
+        "gradient and signal both grow 200 to 4000 times, learn; tanh nets of N(0, 10^2), where "
+        "the gradient alone grows 3000 times, do not, nor does growth by 1e11."
     ),
     false_alarms=(
         "Residual BatchNorm nets start high (2500 for ResNet-152) and settle within a few steps: "

@@ -140,11 +140,17 @@ def is_adaptive(recording: Recording) -> bool:
 
 
 def fading_limit(recording: Recording, thresholds: Thresholds) -> float:
-    """The ratio below which a gradient or signal is lost, for the optimizer at hand."""
+    """The ratio below which a gradient or signal is lost, for the updates that really arrive."""
     limits = [thresholds.gradient_ratio_critical, thresholds.gradient_ratio_low]
-    if is_adaptive(recording):
-        limits.append(thresholds.gradient_ratio_critical_adaptive)
+    if is_adaptive(recording) or _first_moves(recording, thresholds.moving_update):
+        limits.append(thresholds.gradient_ratio_critical_moving)
     return min(limits)
+
+
+def _first_moves(recording: Recording, share: float) -> bool:
+    """Whether a large learning rate makes up for the small gradient of the first layer."""
+    moves = median(step.first.update_ratio for step in recording.settled if step.first)
+    return moves is not None and moves >= share
 
 
 def recovers(ratios: Sequence[float | None]) -> bool:

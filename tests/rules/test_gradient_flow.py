@@ -21,7 +21,9 @@ Make = Callable[..., Any]
 LIMITS = Thresholds(
     gradient_ratio_low=0.02,
     gradient_ratio_critical=0.004,
-    gradient_ratio_critical_adaptive=1e-4,
+    gradient_ratio_critical_moving=1e-4,
+    moving_update=1e-4,
+    signal_growth_cap=1e4,
     gradient_ratio_high=100.0,
 )
 
@@ -80,6 +82,16 @@ def test_an_optimizer_with_steps_of_its_own_size_bears_more(
     assert found.severity.value == severity
 
 
+@pytest.mark.parametrize(("moved", "severity"), [(1.1e-4, "warning"), (0.9e-4, "critical")])
+def test_a_first_layer_that_moves_all_the_same_bears_more(
+    layer: Make, step: Make, recording: Make, moved: float, severity: str
+) -> None:
+    early = layer("early", gradient_ratio=0.002, update_ratio=moved)
+    flow = [early, layer("late", update_ratio=0.1), layer("head", output=True)]
+    (found,) = vanishing_gradient.check(recording(step(k, flow) for k in range(4)), LIMITS)
+    assert found.severity.value == severity
+
+
 def test_a_ratio_that_climbs_from_zero_recovers(with_ratios: Make) -> None:
     # A zero-initialised head under Adam: learns, though still below the limit after eight steps.
     rising = (0.0, 0.0012, 0.0019, 0.0027, 0.0034, 0.0045, 0.0051, 0.0063)
@@ -120,6 +132,36 @@ def test_exploding_just_above_and_just_below_the_limit(with_ratios: Make) -> Non
 
 def test_growth_that_settles_is_not_exploding(with_ratios: Make) -> None:
     assert not list(exploding_gradient.check(with_ratios(2500, 300, 10, 9), LIMITS))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "signal", "ratio", "found"),
+    [
+        ("adam", 30.0, 2900.0, False),  # scaled both ways: Adam does not mind
+        ("adam", 30.0, 3100.0, True),
+        ("adam", 0.1, 110.0, True),  # the gradient alone grows
+        ("adam", 1e12, 0.9e6, False),
+        ("adam", 1e12, 1.1e6, True),  # beyond any scale
+        ("sgd", 30.0, 110.0, True),
+    ],
+)
+def test_growth_of_signal_and_gradient_alike_is_a_scale_to_adam(
+    layer: Make,
+    parameter: Make,
+    step: Make,
+    recording: Make,
+    optimizer: str,
+    signal: float,
+    ratio: float,
+    found: bool,
+) -> None:
+    # 8 x 8 elements that all move by the learning rate, or by the gradient times it.
+    update = 8e-3 if optimizer == "adam" else 1e-3
+    weight = parameter("late.weight", learning_rate=1e-3, update_norm=update, gradient_norm=1.0)
+    early = layer("early", gradient_ratio=ratio, gradient_norm=ratio)
+    flow = [early, layer("late", signal_ratio=signal), layer("head", output=True)]
+    made = recording(step(index, flow, [weight]) for index in range(4))
+    assert bool(list(exploding_gradient.check(made, LIMITS))) is found
 
 
 def test_normalisation_layers_raise_the_exploding_limit(
