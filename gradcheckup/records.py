@@ -146,6 +146,44 @@ class ParameterRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """How the model's outputs f answered the update of a step, on the batch of that step.
+
+    Every norm is split into what all samples of the batch share, the mean over the batch, and what
+    tells them apart, the deviations from it.
+
+    Attributes:
+        gradient_common: L2 norm of the shared part of dL/df.
+        gradient_distinct: L2 norm of the other part.
+        change_common: L2 norm of the shared part of what the update changed in f.
+        change_distinct: L2 norm of the other part.
+        resolution: What rounding alone makes of f: below it a change means nothing.
+        progress: By how much the loss falls, to first order, through what tells samples apart.
+    """
+
+    gradient_common: float
+    gradient_distinct: float
+    change_common: float
+    change_distinct: float
+    resolution: float
+    progress: float
+
+    @property
+    def condition(self) -> float | None:
+        """How many times faster outputs move together than apart, for gradients of equal size.
+
+        The condition number of the neural tangent kernel, of which the constant direction has the
+        largest eigenvalue in nets that forget their input (Xiao, Pennington & Schoenholz 2020).
+        None where one of the two is not asked for, or nothing moves.
+        """
+        distinct = max(self.change_distinct, self.resolution)
+        if not (self.gradient_common and self.gradient_distinct and distinct):
+            return None
+        together = self.change_common / self.gradient_common
+        return together / (distinct / self.gradient_distinct)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One optimizer step.
 
@@ -156,6 +194,8 @@ class Step:
         parameters: In the model's order.
         reference: Key of the layer that gradient ratios refer to: the last hidden weight layer, or
             the output layer where a path leads around it, as in a residual net.
+        response: How the outputs answered the update; None where it was not measured: in the
+            first half of the probe, with `compute_loss`, and for a batch of one.
     """
 
     index: int
@@ -163,6 +203,7 @@ class Step:
     layers: tuple[LayerRecord, ...]
     parameters: tuple[ParameterRecord, ...]
     reference: tuple[str, int] | None = None
+    response: Response | None = None
 
     def layer(self, key: tuple[str, int] | None) -> LayerRecord | None:
         """The layer with this key, or None."""

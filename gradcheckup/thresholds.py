@@ -25,6 +25,11 @@ class Thresholds:
         moving_update: Update ratio of the first layer from which it counts as moving. With SGD at
             ratios of .0002 to .02, nets that moved by 1.7e-4 a step learnt, and those that moved
             by 1.4e-5 and less did not within 2000 steps; a usual one is 1e-3.
+        blind_condition: Condition number of the outputs' response from which updates do not see
+            the input: what they change is the same for all samples. Under Adam, nets at 5e3 learnt
+            late, and those at 2e4 did not.
+        blind_progress: The share of the loss that a step wins by telling samples apart, below
+            which that counts: at 1e-6 it takes a million steps.
         gradient_ratio_high: Above it the gradient explodes. Same nets: no healthy one over 100.
         norm_growth: Growth per normalisation layer that is expected and multiplies the upper
             limit: sqrt(pi / (pi - 1)) for BatchNorm and ReLU (Yang et al. 2019).
@@ -35,6 +40,8 @@ class Thresholds:
             grow 3000 times both ways and learn, one that grows by 1e11 does not.
         signal_ratio_low: Below this share of the first layer's batch signal the signal fades. The
             limits for a collapse are those of the gradient: the two mirror each other.
+        signal_kept: Share of its end-to-end signal that a net has to keep over the probe: of nets
+            whose first updates wiped out 95% of it none recovered, one that kept 11% did.
         saturation_slope: A pre-activation is saturated where the derivative is below this
             fraction of its maximum: |z| > 3.7 for sigmoid, 1.8 for tanh.
         saturation_warning: Share of saturated units that is worth a warning; a sigmoid net with
@@ -60,11 +67,14 @@ class Thresholds:
     gradient_ratio_critical: float = 0.004
     gradient_ratio_critical_moving: float = 5e-4
     moving_update: float = 1e-4
+    blind_condition: float = 1e4
+    blind_progress: float = 1e-6
     gradient_ratio_high: float = 100.0
     norm_growth: float = 1.2112
     norm_growth_cap: float = 1e4
     signal_growth_cap: float = 1e4
     signal_ratio_low: float = 0.02
+    signal_kept: float = 0.05
     saturation_slope: float = 0.1
     saturation_warning: float = 0.5
     saturation_critical: float = 0.9

@@ -158,7 +158,7 @@ def test_only_capture_registers_hooks() -> None:
         and node.attr.startswith("register_")
         and node.attr.endswith("hook")
     }
-    assert places == {"capture/hooks.py", "capture/effect.py"}
+    assert places == {"capture/hooks.py", "capture/effect.py", "capture/response.py"}
 
 
 def _run(code: str) -> None:

@@ -24,6 +24,7 @@ from gradcheckup.records import (
     LayerRecord,
     ParameterRecord,
     Recording,
+    Response,
     Role,
     Severity,
     Step,
@@ -177,7 +178,10 @@ def _some(strategy: st.SearchStrategy[Any], least: int = 0) -> st.SearchStrategy
 
 
 steps = records(
-    Step, layers=_some(records(LayerRecord)), parameters=_some(records(ParameterRecord))
+    Step,
+    layers=_some(records(LayerRecord)),
+    parameters=_some(records(ParameterRecord)),
+    response=st.none() | records(Response),
 )
 reports = records(
     Report,

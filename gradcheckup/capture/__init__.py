@@ -1,6 +1,6 @@
 """Capture: the layers of a model during one step, from tensors to numbers.
 
-`hooks` and `effect` are the only files of gradcheckup that register hooks.
+`hooks`, `effect` and `response` are the only files of gradcheckup that register hooks.
 """
 
 from __future__ import annotations
@@ -8,5 +8,6 @@ from __future__ import annotations
 from gradcheckup.capture.effect import without_effect
 from gradcheckup.capture.hooks import Capture
 from gradcheckup.capture.readings import Measured
+from gradcheckup.capture.response import respond
 
-__all__ = ["Capture", "Measured", "without_effect"]
+__all__ = ["Capture", "Measured", "respond", "without_effect"]

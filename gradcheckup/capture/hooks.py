@@ -1,4 +1,4 @@
-"""The only file that registers hooks; here tensors become numbers.
+"""The hooks that measure a step; here tensors become numbers.
 
 During a step, a forward hook on every module and a function mode for activations collect 0-d
 device tensors, and a tensor hook on every output adds the norm of its gradient. At the end of the
@@ -21,6 +21,7 @@ from gradcheckup.activations import Activation, of_module
 from gradcheckup.capture import layers
 from gradcheckup.capture.functions import Call, FunctionMode, watching
 from gradcheckup.capture.readings import Event, Measured, floating_tensors, read_out
+from gradcheckup.capture.response import Output
 from gradcheckup.capture.structure import Place, leaves, locate
 from gradcheckup.records import Role
 
@@ -48,6 +49,8 @@ class _GradientHook:
     def __call__(self, gradient: Tensor) -> None:
         if self.capture.differentiating:
             self.event.gradients.append(statistics.norm(gradient))
+            if self.event.value is not None and self.event.value.shape == gradient.shape:
+                self.event.gradient = gradient.detach()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Nothing:
         return _Nothing()
@@ -73,6 +76,7 @@ class Capture:
         stretch: How often gradients were switched off or on in this step.
         differentiating: True inside `differentiate`; gradients at other times (a gradient
             penalty's inner one) are not dL/dy.
+        keeps_outputs: Whether to hold on to the values of output layers until the next step.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Capture:
         self.called: set[str] = set()
         self.differentiating = False
         self.stretch = 0
+        self.keeps_outputs = False
         self._events: list[Event] = []
         self._calls: dict[str, int] = {}
         self._places: list[Place] = []
@@ -150,8 +155,10 @@ class Capture:
             yield
             return
         self._places = locate(loss, [(event.role, event.nodes) for event in self._events])
-        for event in self._events:
+        for event, place in zip(self._events, self._places, strict=True):
             event.nodes.clear()
+            if not place.output:
+                event.value = None
         self.running.clear()
         foreign = [(leaf, leaf.grad) for leaf in leaves(loss) if id(leaf) not in self._own]
         for leaf, _ in foreign:
@@ -176,6 +183,14 @@ class Capture:
     def measured(self) -> list[Measured]:
         """The layers of the step in execution order, after one transfer to the host."""
         return read_out(self._events, self._places)
+
+    def outputs(self) -> list[Output]:
+        """The output layers of the step with their gradient, where `keeps_outputs` was set."""
+        return [
+            Output((event.name, event.call), event.value, event.gradient)
+            for event in self._events
+            if event.value is not None and event.gradient is not None
+        ]
 
     def within_model(self) -> bool:
         """Whether the model is running, or a part of it again, for a checkpoint."""
@@ -283,6 +298,8 @@ class Capture:
             event.signal = statistics.signal(main)
             if event.signal is None:  # which else tells whether all is finite
                 event.peak = statistics.peak(main)
+        if self.keeps_outputs and role is Role.WEIGHT and not functional:
+            event.value = main.detach()
         self._events.append(event)
         self._hook(event, values)
         return event

@@ -19,7 +19,8 @@ class Event:
     """One call of one layer, as it happens: numbers are still tensors on the device.
 
     `stretch` counts how often gradients had been switched off and on before: what ran under one
-    reentrant checkpoint is one stretch.
+    reentrant checkpoint is one stretch. `value` and `gradient` are y and dL/dy themselves, of
+    output layers and where they are asked for.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Event:
     gradients: list[Tensor] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     hooked: bool = False
+    value: Tensor | None = None
+    gradient: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,11 @@ class Objective:
             return _checked(own, "the loss of the model's output")
         return _checked(self._inferred(outputs, targets), "the inferred loss")
 
+    def outputs(self, model: nn.Module, batch: Any) -> Any:
+        """The model's output alone, as for the loss; not defined with `compute_loss`."""
+        inputs, _ = batches.split(batch, model, keep_targets=self.criterion is None)
+        return batches.call(model, inputs)
+
     def _apply(self, criterion: Criterion, outputs: Any, targets: Any) -> Any:
         if targets is None:
             raise LossError(

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gradcheckup.capture.readings import Measured
-from gradcheckup.records import LayerRecord, ParameterRecord, Role, Step, first_layer
+from gradcheckup.records import LayerRecord, ParameterRecord, Response, Role, Step, first_layer
 
 
 def assemble(
-    index: int, loss: float, measured: list[Measured], parameters: list[ParameterRecord]
+    index: int,
+    loss: float,
+    measured: list[Measured],
+    parameters: list[ParameterRecord],
+    response: Response | None,
 ) -> Step:
     """The records of one step.
 
@@ -20,6 +24,7 @@ def assemble(
         loss: Before the update.
         measured: The layers, in execution order.
         parameters: In the model's order.
+        response: Of the outputs to the update.
     """
     updates = _layer_updates(parameters)
     layers = [
@@ -60,6 +65,7 @@ def assemble(
         layers=tuple(related),
         parameters=tuple(parameters),
         reference=reference.key if reference else None,
+        response=response,
     )
 
 

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradcheckup.capture import Capture, without_effect
+from gradcheckup.capture import Capture, respond, without_effect
 from gradcheckup.errors import GradcheckupError, LossError, ModelError
 from gradcheckup.probe.batches import copied
 from gradcheckup.probe.ledger import Ledger
 from gradcheckup.probe.objective import Objective
 from gradcheckup.probe.profile import assemble
+from gradcheckup.probe.safekeeping import RandomStates, replay
 from gradcheckup.probe.subject import Subject
-from gradcheckup.records import Recording, Step
+from gradcheckup.records import Recording, Response, Step
 from gradcheckup.thresholds import Thresholds
 from gradcheckup.tracebacks import one_line, user_traceback
 
@@ -56,6 +57,7 @@ def probe(
         for index in range(steps):
             if index == steps // 2:
                 bench.capture.forget_units()
+                bench.capture.keeps_outputs = objective.compute_loss is None
             measured.append(bench.step(index, batches[index % len(batches)]))
             if on_step:
                 on_step(index + 1, steps)
@@ -95,7 +97,8 @@ class _Bench:
     def step(self, index: int, batch: Any) -> Step:
         """One optimizer step, as users write it, between measurements."""
         optimizer, capture = self.subject.optimizer, self.capture
-        batch = copied(batch, self.ledger.device)
+        given, states = batch, RandomStates() if capture.keeps_outputs else None
+        batch = copied(given, self.ledger.device)
         optimizer.zero_grad()
         self.ledger.begin()
         losses: list[Tensor] = []
@@ -121,7 +124,27 @@ class _Bench:
         if not line_search:
             with _blamed(capture, "optimizer step"):
                 optimizer.step()
-        return assemble(index, float(losses[0]), layers, self.ledger.end())
+        return assemble(
+            index,
+            float(losses[0]),
+            layers,
+            self.ledger.end(),
+            self._response(given, states),
+        )
+
+    def _response(self, batch: Any, states: RandomStates | None) -> Response | None:
+        """What the update changed in the outputs on its own batch; None where it cannot be told."""
+        outputs = self.capture.outputs()
+        if not outputs or states is None:
+            return None
+        model, fresh = self.subject.model, copied(batch, self.ledger.device)
+        try:
+            with replay(states, model):
+                return respond(
+                    outputs, self.subject.names, lambda: self.objective.outputs(model, fresh)
+                )
+        except Exception:  # noqa: BLE001 - a model that counts its calls: one measure less
+            return None
 
     def without_effect(self, batch: Any, steps: Sequence[Step]) -> tuple[str, ...]:
         """Layers without a gradient whose output the loss does not depend on either."""

@@ -25,21 +25,58 @@ def copied(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
     return twin
 
 
+class RandomStates:
+    """The states of torch's, numpy's and Python's random numbers at one moment."""
+
+    def __init__(self) -> None:
+        self._python = random.getstate()
+        # numpy's global generator is what users' augmentations draw from.
+        self._numpy = np.random.get_state()  # noqa: NPY002
+        self._torch = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+
+    def put_back(self) -> None:
+        """Sets them as they were."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)  # noqa: NPY002
+        torch.set_rng_state(self._torch)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+
 @contextmanager
 def random_state(seed: int) -> Iterator[None]:
     """Seeds torch, numpy and Python inside, and puts their states back afterwards."""
-    # numpy's global generator is what users' augmentations draw from.
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=devices):
-        try:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002
-            torch.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
+    before = RandomStates()
+    try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.manual_seed(seed)
+        yield
+    finally:
+        before.put_back()
+
+
+@contextmanager
+def replay(states: RandomStates, model: nn.Module) -> Iterator[None]:
+    """Draws the random numbers of an earlier moment again; buffers are as before afterwards."""
+    now = RandomStates()
+    kept = [
+        (module._buffers, dict(module._buffers))  # noqa: SLF001
+        for module in model.modules()
+    ]
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    states.put_back()
+    try:
+        yield
+    finally:
+        now.put_back()
+        for buffers, before in kept:
+            buffers.clear()
+            buffers.update(before)
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)
 
 
 @contextmanager

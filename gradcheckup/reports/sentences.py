@@ -45,7 +45,16 @@ def _gradient_ratio(evidence: Evidence, *, low: float, high: float, more: bool) 
         said = f"{worst} receives {factor(ratio)} more gradient{than}"
     else:
         said = f"{worst} receives {factor(1 / ratio)} less gradient{than}"
-    return [f"{said} {aside}{evidence.when}.", _moves(evidence), _signal(evidence)]
+    flow = f"{said} {aside}{evidence.when}."
+    return [flow, _moves(evidence), _signal(evidence), _blind(evidence)]
+
+
+def _blind(evidence: Evidence) -> str:
+    """That nothing is learnt from the input, where that was seen."""
+    condition = evidence.figure("blindness")
+    if condition is None:
+        return ""
+    return f"Updates move all outputs alike: they tell samples apart {factor(condition)} less."
 
 
 def _moves(evidence: Evidence) -> str:
@@ -115,7 +124,10 @@ def _dead(evidence: Evidence) -> list[str]:
 def _collapsed(evidence: Evidence) -> list[str]:
     left = f"Only {number(evidence.finding.observed)} of the differences between samples"
     place = evidence.reference or evidence.worst
-    return [f"{left} is left at {place}{evidence.limit}{evidence.when}."]
+    first = evidence.figure("signal_first") if evidence.finding.cause == "learning-rate" else None
+    gone = f" At step 0 it was {number(first)}: the first updates wiped it out." if first else ""
+    held = f"{left} is left at {place}{evidence.limit}{evidence.when}.{gone}"
+    return [held, _blind(evidence)]
 
 
 def _times(value: float | None) -> str:

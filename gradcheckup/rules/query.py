@@ -140,11 +140,37 @@ def is_adaptive(recording: Recording) -> bool:
 
 
 def fading_limit(recording: Recording, thresholds: Thresholds) -> float:
-    """The ratio below which a gradient or signal is lost, for the updates that really arrive."""
+    """The ratio below which a gradient or signal is lost, for the updates that really arrive.
+
+    0 where no ratio is: an optimizer that scales every parameter's step makes up for it, as long as
+    the outputs answer.
+    """
+    blind = is_blind(recording, thresholds)
+    adaptive = is_adaptive(recording)
+    if blind:
+        return thresholds.gradient_ratio_low
+    if adaptive and blind is not None:
+        return 0.0
     limits = [thresholds.gradient_ratio_critical, thresholds.gradient_ratio_low]
-    if is_adaptive(recording) or _first_moves(recording, thresholds.moving_update):
+    if adaptive or _first_moves(recording, thresholds.moving_update):
         limits.append(thresholds.gradient_ratio_critical_moving)
     return min(limits)
+
+
+def is_blind(recording: Recording, thresholds: Thresholds) -> bool | None:
+    """Whether updates do not see the input: what they change is the same for all samples.
+
+    None where the response of the outputs was not measured.
+    """
+    responses = [(step.response, abs(step.loss)) for step in recording.settled]
+    if all(response is None or response.condition is None for response, _ in responses):
+        return None
+    return all(
+        response is not None
+        and (response.condition or 0.0) > thresholds.blind_condition
+        and response.progress < thresholds.blind_progress * loss
+        for response, loss in responses
+    )
 
 
 def _first_moves(recording: Recording, share: float) -> bool:
@@ -153,10 +179,21 @@ def _first_moves(recording: Recording, share: float) -> bool:
     return moves is not None and moves >= share
 
 
+def blindness(recording: Recording, thresholds: Thresholds) -> float | None:
+    """The condition number of the response, where `is_blind` holds."""
+    if not is_blind(recording, thresholds):
+        return None
+    return median(step.response.condition for step in recording.settled if step.response)
+
+
 def recovers(ratios: Sequence[float | None]) -> bool:
-    """Whether a ratio climbs by itself: from an exact zero, or clear of its lowest and still on."""
+    """Whether a ratio climbs by itself: from an exact zero, or clear of where it was and still on.
+
+    It is held against the median of what came before: the lowest of many noisy values lies far
+    below the others without any trend.
+    """
     risen = [ratio for ratio in ratios if ratio and math.isfinite(ratio)]
     if len(risen) < _TREND:
         return False
     rising = risen[-1] > risen[-2] > risen[-3]
-    return rising and (ratios[0] == 0 or risen[-1] >= _CLIMB * min(risen))
+    return rising and (ratios[0] == 0 or risen[-1] >= _CLIMB * statistics.median(risen[:-1]))

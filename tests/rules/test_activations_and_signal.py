@@ -19,6 +19,7 @@ LIMITS = Thresholds(
     dead_warning=0.5,
     dead_critical=0.9,
     signal_ratio_low=0.02,
+    signal_kept=0.05,
 )
 
 
@@ -149,3 +150,25 @@ def test_collapsed_signal(
 ) -> None:
     found = list(collapsed_signal.check(with_signals(*ratios), LIMITS))
     assert [(each.code, each.layers) for each in found] == [("GC203", ("late",))] * flagged
+
+
+@pytest.mark.parametrize(
+    ("ratios", "found"),
+    [
+        ((0.9, 0.5, 0.044, 0.04), "learning-rate"),  # 5% of 0.9 are 0.045
+        ((0.9, 0.5, 0.046, 0.04), None),
+        ((3.0, 0.5, 0.049, 0.04), "learning-rate"),  # more than the first layer's is not needed
+        ((3.0, 0.5, 0.051, 0.04), None),
+        ((0.9, 0.03, 0.04, 0.3), None),  # one that comes back
+        ((0.9, 1e-3, 1e-3, 1e-3), "small-weights"),  # lost by any measure
+    ],
+)
+def test_updates_that_wipe_out_the_signal(
+    with_signals: Make, ratios: tuple[float, ...], found: str | None
+) -> None:
+    causes = [
+        each.cause
+        for each in collapsed_signal.check(with_signals(*ratios), LIMITS)
+        if each.severity is Severity.CRITICAL
+    ]
+    assert causes == ([found] if found else [])

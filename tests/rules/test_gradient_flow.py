@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gradcheckup.records import Recording, Role, Severity
+from gradcheckup.records import Recording, Response, Role, Severity
 from gradcheckup.rules import (
     exploding_gradient,
     severed_gradient,
@@ -24,6 +25,8 @@ LIMITS = Thresholds(
     gradient_ratio_critical_moving=1e-4,
     moving_update=1e-4,
     signal_growth_cap=1e4,
+    blind_condition=1e4,
+    blind_progress=1e-6,
     gradient_ratio_high=100.0,
 )
 
@@ -80,6 +83,55 @@ def test_an_optimizer_with_steps_of_its_own_size_bears_more(
     steps = [step(index, flow, weights) for index in range(4)]
     (found,) = vanishing_gradient.check(recording(steps), LIMITS)
     assert found.severity.value == severity
+
+
+def _response(condition: float, progress: float) -> Response:
+    return Response(
+        gradient_common=1.0,
+        gradient_distinct=1.0,
+        change_common=1.0,
+        change_distinct=1 / condition,
+        resolution=0.0,
+        progress=progress,
+    )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "ratio", "condition", "progress", "severity"),
+    [
+        ("sgd", 0.019, 2e4, 1e-7, "critical"),  # blind: what is below gradient_ratio_low counts
+        ("sgd", 0.019, 0.9e4, 1e-7, "warning"),
+        ("sgd", 0.019, 2e4, 2e-6, "warning"),  # but the loss falls by telling samples apart
+        ("sgd", 0.0039, 10.0, 1e-2, "critical"),  # not blind: SGD starves the first layer
+        ("adam", 0.019, 2e4, 1e-7, "critical"),
+        ("adam", 1e-9, 10.0, 1e-2, "warning"),  # not blind: Adam makes up for any ratio
+        ("adam", 1e-9, 2e4, -1.0, "critical"),
+    ],
+)
+def test_updates_that_do_not_see_the_input_are_critical(
+    layer: Make,
+    parameter: Make,
+    step: Make,
+    recording: Make,
+    optimizer: str,
+    ratio: float,
+    condition: float,
+    progress: float,
+    severity: str,
+) -> None:
+    update = 8e-3 if optimizer == "adam" else 1e-3
+    weight = parameter("late.weight", learning_rate=1e-3, update_norm=update, gradient_norm=1.0)
+    early = layer("early", gradient_ratio=ratio, gradient_norm=ratio)
+    flow = [early, layer("late"), layer("head", output=True)]
+    answers = [None, None, _response(condition, progress), _response(condition, progress)]
+    steps = [
+        replace(step(index, flow, [weight]), response=answer)
+        for index, answer in enumerate(answers)
+    ]
+    (found,) = vanishing_gradient.check(recording(steps), LIMITS)
+    assert found.severity.value == severity
+    blind = condition > 1e4 and progress < 1e-6
+    assert found.fact("blindness") == (pytest.approx(condition) if blind else None)
 
 
 @pytest.mark.parametrize(("moved", "severity"), [(1.1e-4, "warning"), (0.9e-4, "critical")])
