@@ -22,6 +22,8 @@ class Role(str, Enum):
     """Normalises: batch, layer, group, instance or RMS normalisation."""
     ACTIVATION = "activation"
     """An element-wise nonlinearity, as a module or as a function."""
+    ATTENTION = "attention"
+    """Weighs values by a softmax, in one function call without parameters."""
     SCALE = "scale"
     """Owns only vectors or scalars: LayerScale, a learnt temperature."""
     CONTAINER = "container"
@@ -47,11 +49,12 @@ class LayerRecord:
 
     Attributes:
         name: Qualified module name, without wrapper prefixes. A functional activation is named
-            after the module it is called in: ``block1.relu``, or ``sigmoid`` at the top.
+            after the module it is called in: ``block1.relu``, or ``sigmoid`` at the top; so is
+            the attention of ``F.scaled_dot_product_attention``: ``block1.attention``.
         call: 0 for the first call in a step, 1 for the second, where one is used more than once.
         kind: ``linear``, ``conv2d``, ``sigmoid``, ``lstm`` ...
         role: What the layer is for.
-        functional: True for an activation that is no registered module of the model.
+        functional: True for a layer that is no registered module of the model.
         shape: Shape of the output `y`.
         output: True for layers at the loss end: the weight layers from which the loss is reached
             through no other weight layer, and what follows them.
@@ -68,6 +71,10 @@ class LayerRecord:
             maximum; None for activations without a saturating zone and for other layers.
         dead_fraction: Share of units that fired for no sample in this step and the ones before it
             in the same half of the probe; None where a unit cannot be dead.
+        attention_entropy: Mean over rows of the entropy of attention weights, over ln(number of
+            keys that the row may see): 1 for equal weights, 0 where one key gets all. On the
+            attention's module or function, or on its softmax where it is written by hand; over a
+            few samples, heads and queries. None where there is no attention with a choice.
         update_ratio: Norm of the change over norm of the layer's own trainable parameters.
         finite: False when y had a NaN or Inf; None when y has no floating-point values.
     """
@@ -88,6 +95,7 @@ class LayerRecord:
     signal_ratio: float | None = None
     saturation: float | None = None
     dead_fraction: float | None = None
+    attention_entropy: float | None = None
     update_ratio: float | None = None
     finite: bool | None = None
 

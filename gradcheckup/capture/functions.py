@@ -1,6 +1,6 @@
 """Sees the functions that make up a layer without being a module: activations, bare weights.
 
-`nn.Sigmoid()(x)` made on the fly, `x.relu_()`, `F.linear(x, self.weights[0])`, `x @ w`.
+`nn.Sigmoid()(x)` made on the fly, `x.relu_()`, `F.linear(x, self.weights[0])`, `x @ w`, attention.
 """
 
 from __future__ import annotations
@@ -37,6 +37,24 @@ MIXING: Mapping[Callable[..., Any], str] = {
     F.conv_transpose3d: "convtranspose3d",
 }
 """Functions that mix features with a weight, and the kind of layer they are."""
+
+PRODUCTS: Mapping[Callable[..., Any], tuple[int, int]] = {
+    torch.matmul: (0, 1),
+    torch.bmm: (0, 1),
+    torch.mm: (0, 1),
+    torch.baddbmm: (1, 2),
+    torch.einsum: (1, 2),
+    Tensor.matmul: (0, 1),
+    Tensor.__matmul__: (0, 1),
+    Tensor.__rmatmul__: (1, 0),
+    Tensor.bmm: (0, 1),
+    Tensor.mm: (0, 1),
+    Tensor.baddbmm: (1, 2),
+}
+"""Functions that multiply matrices, and where their left and right operands stand."""
+
+ATTENTION = frozenset({F.scaled_dot_product_attention, F.multi_head_attention_forward})
+"""Attention in one call. What the second calls in turn is out of sight."""
 
 # Private parts of torch, each with a way out where a later version drops it.
 _MODES = getattr(torch.overrides, "_get_current_function_mode_stack", list)
@@ -80,6 +98,12 @@ class Watcher(Protocol):
     def mixing(self, kind: str, call: Call) -> Any:
         """Makes the call of a function that mixes features, and records it where it is a layer."""
 
+    def product(self, call: Call) -> Any:
+        """Makes the call of a product that is no layer."""
+
+    def attention(self, call: Call) -> Any:
+        """Makes the call of an attention and records it."""
+
 
 class FunctionMode(TorchFunctionMode):
     """Hands the calls that make up a layer to a watcher, and all others through."""
@@ -104,6 +128,10 @@ class FunctionMode(TorchFunctionMode):
                 return self.watcher.activation(FUNCTIONS[func], given, call)
         elif func in MIXING and self.watcher.within_model():
             return self.watcher.mixing(MIXING[func], call)
+        elif func in PRODUCTS and self.watcher.within_model():
+            return self.watcher.product(call)
+        elif func in ATTENTION and self.watcher.within_model():
+            return self.watcher.attention(call)
         return call()
 
 

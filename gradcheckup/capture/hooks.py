@@ -14,15 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from gradcheckup import statistics
 from gradcheckup.activations import Activation, of_module
-from gradcheckup.capture import layers
+from gradcheckup.capture import attention, layers
 from gradcheckup.capture.functions import Call, FunctionMode, watching
 from gradcheckup.capture.readings import Event, Measured, floating_tensors, read_out
 from gradcheckup.capture.response import Output
 from gradcheckup.capture.structure import Place, leaves, locate
+from gradcheckup.capture.weighing import Weighing
 from gradcheckup.records import Role
 
 # Private parts of torch, each with a way out where a later version drops it.
@@ -109,6 +111,8 @@ class Capture:
         self._peaks: dict[tuple[str, int], Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self._paused = False
+        self._weighing = Weighing()
+        self._entropies: dict[str, Tensor | None] = {}
         self._own = {id(tensor) for tensor in own}
         self._loose = layers.loose_weights(names, model)
         self._several = layers.owners_of_several(names)
@@ -129,6 +133,7 @@ class Capture:
         self._events.clear()
         self._calls.clear()
         self._places.clear()
+        self._entropies.clear()
         self._paused = False
         with ExitStack() as stack:
             stack.callback(self._detach)
@@ -140,6 +145,7 @@ class Capture:
             yield
 
     def _detach(self) -> None:
+        self._weighing.clear()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -159,6 +165,7 @@ class Capture:
             event.nodes.clear()
             if not place.output:
                 event.value = None
+        self._weighing.clear()
         self.running.clear()
         foreign = [(leaf, leaf.grad) for leaf in leaves(loss) if id(leaf) not in self._own]
         for leaf, _ in foreign:
@@ -229,6 +236,8 @@ class Capture:
                 event = self._record(name, layers.kind(module), role, False, values)
                 if event:
                     event.channels_first = layers.channels_first(module)
+                    if name in self._entropies:
+                        event.attention_entropy = self._entropies.pop(name)
 
     # -- what the function mode calls -------------------------------------------------------
 
@@ -256,6 +265,9 @@ class Capture:
             event.saturation = saturation
             if peaks is not None and known.dead_below:
                 event.dead = self._dead(event, peaks, known.dead_below(arguments))
+        if event and known.kind == "softmax":
+            dim = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim")
+            self._weighing.softmax(event, given, result, dim)
         return result
 
     def mixing(self, kind: str, call: Call) -> Any:
@@ -264,7 +276,7 @@ class Capture:
         So it is for `F.linear(x, self.weights[i])` and `x @ w`: the weight's own module does not
         run, or owns several weights. The layer bears the name of the parameter.
         """
-        result = call()
+        result = self.product(call)
         found = next(filter(None, map(self._loose.get, map(_identity, call.operands()))), None)
         if found is None or _transformed() or not isinstance(result, Tensor):
             return result
@@ -273,6 +285,33 @@ class Capture:
             event = self._record(name, kind, Role.WEIGHT, True, [result])
             if event:
                 event.channels_first = kind.startswith("conv")
+        return result
+
+    def product(self, call: Call) -> Any:
+        """Multiplies matrices; they may be the queries and keys, or weights and values."""
+        result = call()
+        if not self._paused and not _transformed():
+            self._weighing.product(call, result)
+        return result
+
+    def attention(self, call: Call) -> Any:
+        """Runs an attention; where it is not that of a `nn.MultiheadAttention`, it is a layer."""
+        result = call()
+        if _transformed() or self._paused:
+            return result
+        path, module = self.running[-1] if self.running else ("", self.model)
+        if call.function is F.scaled_dot_product_attention:
+            entropy, values = attention.of_scaled_dot_product, result
+        else:
+            entropy, values = attention.of_multi_head, result[0]
+        if isinstance(module, nn.MultiheadAttention):
+            if not _in_backward():
+                self._entropies[path] = entropy(call.args, call.kwargs)
+            return result
+        inside = "" if module is self.model else f"{path}."
+        event = self._record(f"{inside}attention", "attention", Role.ATTENTION, True, [values])
+        if event and not _in_backward():
+            event.attention_entropy = entropy(call.args, call.kwargs)
         return result
 
     def _record(

@@ -35,6 +35,7 @@ class Event:
     peak: Tensor | None = None
     saturation: Tensor | None = None
     dead: Tensor | None = None
+    attention_entropy: Tensor | None = None
     gradients: list[Tensor] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     hooked: bool = False
@@ -57,6 +58,7 @@ class Measured:
     peak: float | None
     saturation: float | None
     dead_fraction: float | None
+    attention_entropy: float | None
     gradient_norm: float | None
 
 
@@ -106,6 +108,7 @@ def read_out(events: Sequence[Event], places: Sequence[Place]) -> list[Measured]
             tray.put(event.peak),
             tray.put(event.saturation),
             tray.put(event.dead),
+            tray.put(event.attention_entropy),
             [tray.put(gradient) for gradient in event.gradients],
         )
         for event in events
@@ -124,12 +127,18 @@ def read_out(events: Sequence[Event], places: Sequence[Place]) -> list[Measured]
             peak=readings.get(peak),
             saturation=readings.get(saturation),
             dead_fraction=readings.get(dead),
+            attention_entropy=_number(readings.get(entropy)),
             gradient_norm=_length([readings[slot] for slot in norms if slot is not None]),
         )
-        for event, place, (signal, peak, saturation, dead, norms) in zip(
+        for event, place, (signal, peak, saturation, dead, entropy, norms) in zip(
             events, places or [Place()] * len(events), slots, strict=True
         )
     ]
+
+
+def _number(value: float | None) -> float | None:
+    """The value; None for NaN, where no row had a choice."""
+    return None if value is None or math.isnan(value) else value
 
 
 def _length(norms: list[float]) -> float | None:

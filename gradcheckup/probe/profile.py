@@ -42,6 +42,7 @@ def assemble(
             signal=each.signal,
             saturation=each.saturation,
             dead_fraction=each.dead_fraction,
+            attention_entropy=each.attention_entropy,
             update_ratio=updates.get(each.name),
             finite=_finite(each),
         )

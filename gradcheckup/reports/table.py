@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # Short headings leave the room to the names.
-_FIGURES = ("|grad|", "ratio", "gain", "signal", "satur.", "dead", "update")
+_FIGURES: dict[str, Callable[[LayerRecord], str]] = {
+    "|grad|": lambda layer: number(layer.gradient_norm),
+    "ratio": lambda layer: number(layer.gradient_ratio),
+    "gain": lambda layer: number(layer.gain),
+    "signal": lambda layer: number(layer.signal),
+    "satur.": lambda layer: percent(layer.saturation),
+    "dead": lambda layer: percent(layer.dead_fraction),
+    "entropy": lambda layer: number(layer.attention_entropy),
+    "update": lambda layer: number(layer.update_ratio),
+}
 _KIND = 11
 
 
@@ -31,17 +40,18 @@ def layer_table(
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    rows = [_figures(layer) for layer in layers]
+    headings = _headings(layers)
+    rows = [[_FIGURES[heading](layer) for heading in headings] for layer in layers]
     sizes = [
         max(len(cell) for cell in [heading, *column])
-        for heading, *column in zip(_FIGURES, *rows, strict=True)
+        for heading, *column in zip(headings, *rows, strict=True)
     ]
     kinds = [clean(layer.kind) for layer in layers]
     kind = min(max((len(text) for text in kinds), default=4), _KIND)
     room = max(width - sum(sizes) - len(sizes) - kind - 2, 5)
     table.add_column("layer", no_wrap=True, max_width=room)
     table.add_column("kind", no_wrap=True)
-    for heading in _FIGURES:
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for layer, text, figures in zip(layers, kinds, rows, strict=True):
         name = clean(layer.name)
@@ -55,13 +65,7 @@ def layer_table(
     return table
 
 
-def _figures(layer: LayerRecord) -> tuple[str, ...]:
-    return (
-        number(layer.gradient_norm),
-        number(layer.gradient_ratio),
-        number(layer.gain),
-        number(layer.signal),
-        percent(layer.saturation),
-        percent(layer.dead_fraction),
-        number(layer.update_ratio),
-    )
+def _headings(layers: Sequence[LayerRecord]) -> list[str]:
+    """All, but the entropy only where there is attention."""
+    attends = any(layer.attention_entropy is not None for layer in layers)
+    return [heading for heading in _FIGURES if attends or heading != "entropy"]

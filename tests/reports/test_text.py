@@ -98,6 +98,20 @@ def test_what_was_not_measured_is_a_dash_and_never_zero(make_report: MakeReport)
     assert text.splitlines()[-1].split() == ["relu#2", "relu", *"–––––––"]
 
 
+def test_entropy_has_a_column_where_there_is_attention(make_report: MakeReport) -> None:
+    report = make_report(depth=1)
+    bare = LayerRecord(name="relu", call=0, kind="relu", role=Role.ACTIVATION)
+    attends = LayerRecord(
+        name="mix", call=0, kind="attention", role=Role.ATTENTION, attention_entropy=0.25
+    )
+    step = dataclasses.replace(report.steps[0], layers=(bare, attends), reference=None)
+    recording = dataclasses.replace(report.recording, steps=(step,))
+    text = render(dataclasses.replace(report, recording=recording), verbose=True)
+    heading, *rows = (line.split() for line in text.splitlines()[-3:])
+    place = heading.index("entropy")
+    assert [row[place] for row in rows] == ["–", "0.25"]
+
+
 @pytest.mark.parametrize("depth", [1, 8, 150])
 @pytest.mark.parametrize("name", ["layer{}", "encoder.layers.{}.self_attention.out_proj"])
 @pytest.mark.parametrize("width", [None, 40, 60, 100])
