@@ -114,6 +114,11 @@ def test_dead_units_beside_a_skip_are_a_warning(squashed: Make) -> None:
     assert found.severity is Severity.WARNING
 
 
+def test_saturation_beside_a_skip_is_a_warning(squashed: Make) -> None:
+    (found,) = saturated_activation.check(squashed(saturation=0.99, bottleneck=False), LIMITS)
+    assert found.severity is Severity.WARNING
+
+
 @pytest.fixture
 def with_signals(layer: Make, step: Make, recording: Make) -> Callable[..., Recording]:
     """A recording whose reference layer has these signal ratios, one a step."""
