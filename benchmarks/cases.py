@@ -25,6 +25,21 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Culprit:
+    """What is wrong with a case by construction.
+
+    Attributes:
+        codes: Codes of the findings that name it.
+        layers: Names of layers that place it.
+        fact: Whether it counts as sick whatever training makes of it.
+    """
+
+    codes: frozenset[str]
+    layers: frozenset[str]
+    fact: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """A net that has not been built yet, and how to train it.
 
@@ -37,6 +52,7 @@ class Case:
         task: What it is trained on.
         build: Makes the net, initialised from torch's random state.
         batch_size: Samples per step.
+        culprit: What is wrong, where that is known.
     """
 
     family: str
@@ -47,6 +63,7 @@ class Case:
     task: Task
     build: Callable[[], nn.Module] = field(repr=False)
     batch_size: int = 64
+    culprit: Culprit | None = None
 
     @property
     def half(self) -> str:

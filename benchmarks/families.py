@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from benchmarks import literature, networks, tasks
+from benchmarks import literature, networks, planted, tasks
 from benchmarks.cases import Case, Draw
 
 
@@ -108,6 +108,7 @@ FAMILIES: dict[str, Callable[[int], Case]] = {
     "recurrent": _recurrent,
     "transformer": _transformer,
     "literature": literature.case,
+    "planted": planted.case,
 }
 
 

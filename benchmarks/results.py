@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, Culprit
 from benchmarks.training import Outcome
-from gradcheckup import Report
+from gradcheckup import Finding, Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,12 @@ class Result:
         ratios: End-to-end gradient ratio at each step of the probe.
         signals: End-to-end signal ratio, likewise.
         losses: Loss, likewise.
+        late_score: See `Outcome`.
+        gentle_score: See `Outcome`.
+        right_code: Whether its worst finding names what is known to be wrong; None where nothing
+            is known or nothing was found.
+        right_layer: Whether it places it, likewise.
+        severity: Rank of the worst finding, -1 without any.
     """
 
     identity: str
@@ -48,16 +54,28 @@ class Result:
     ratios: list[float | None]
     signals: list[float | None]
     losses: list[float | None]
+    late_score: float | None = None
+    gentle_score: float | None = None
+    right_code: bool | None = None
+    right_layer: bool | None = None
+    severity: int = -1
 
     @property
     def distance(self) -> float:
-        """Larger |log10| of the gradient and signal ratios at initialisation."""
-        ratios = [ratio for ratio in (*self.ratios[:1], *self.signals[:1]) if ratio is not None]
-        return max((_decades(ratio) for ratio in ratios), default=0.0)
+        """How bad the report is: its worst finding, then how far ratios are from 1 in the end.
+
+        The second part is the larger |log10| of gradient and signal ratio, below 1 by division.
+        """
+        ratios = [ratio for ratio in (*self.ratios[-1:], *self.signals[-1:]) if ratio is not None]
+        decades = max((_decades(ratio) for ratio in ratios), default=0.0)
+        return self.severity + decades / _MOST_DECADES
+
+
+_MOST_DECADES = 1000.0
 
 
 def _decades(ratio: float) -> float:
-    return abs(math.log10(ratio)) if 0 < ratio < math.inf else math.inf
+    return abs(math.log10(ratio)) if 0 < ratio < math.inf else _MOST_DECADES - 1
 
 
 def identity(case: Case, seed: int, budget: int) -> str:
@@ -69,6 +87,8 @@ def identity(case: Case, seed: int, budget: int) -> str:
 
 def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report) -> Result:
     """What is kept of an outcome and a report."""
+    worst = report.findings[0] if report.findings else None
+    culprit = case.culprit if not report.healthy else None
     return Result(
         identity=identity(case, seed, budget),
         family=case.family,
@@ -86,7 +106,19 @@ def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report)
         ratios=[step.end_to_end_ratio for step in report.steps],
         signals=[step.end_to_end_signal for step in report.steps],
         losses=[step.loss for step in report.steps],
+        late_score=outcome.late_score,
+        gentle_score=outcome.gentle_score,
+        right_code=worst.code in culprit.codes if worst and culprit else None,
+        right_layer=_placed(worst, culprit) if worst and culprit else None,
+        severity=worst.severity.rank if worst else -1,
     )
+
+
+def _placed(finding: Finding, culprit: Culprit) -> bool:
+    """Whether the layer it blames is at fault; all of its layers, where it blames none."""
+    named = {finding.culprit} if finding.culprit else set(finding.layers)
+    owners = {name.removesuffix(".weight").removesuffix(".bias") for name in named}
+    return bool(owners & culprit.layers)
 
 
 def load(path: Path) -> dict[str, Result]:

@@ -10,7 +10,9 @@ from rich.box import MARKDOWN
 from rich.table import Table
 
 from benchmarks.results import Result
-from benchmarks.training import AMBIGUOUS, FAILS, LEARNS
+from benchmarks.training import FAILS, LEARNS
+
+_CLEAR = frozenset({LEARNS, FAILS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +52,9 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
 
 
-def score(results: Iterable[Result], *, ambiguous: str | None = None) -> Score:
-    """Counts; ambiguous outcomes are left out, or count as the label given for them."""
-    labelled = [
-        (ambiguous if each.label == AMBIGUOUS else each.label, each.healthy) for each in results
-    ]
+def score(results: Iterable[Result], *, others: str | None = None) -> Score:
+    """Counts; other outcomes (see `training`) are left out, or count as the label given."""
+    labelled = [(each.label if each.label in _CLEAR else others, each.healthy) for each in results]
     return Score(
         cases=sum(label is not None for label, _ in labelled),
         sick=sum(label == FAILS for label, _ in labelled),
@@ -64,11 +64,11 @@ def score(results: Iterable[Result], *, ambiguous: str | None = None) -> Score:
 
 
 def roc_area(results: Iterable[Result]) -> float:
-    """Chance that a failing net's ratios lie further from 1 than a learning one's; ties half."""
+    """Chance that a failing net's report is worse than a learning one's; ties count half."""
     sick: list[float] = []
     well: list[float] = []
     for each in results:
-        if each.label != AMBIGUOUS:
+        if each.label in _CLEAR:
             (sick if each.label == FAILS else well).append(each.distance)
     if not sick or not well:
         return math.nan
@@ -81,8 +81,8 @@ def table(results: Sequence[Result]) -> Table:
     view = Table(box=MARKDOWN)
     view.add_column("family")
     for name in (
-        *("cases", "sick", "ambiguous", "precision", "recall", "balanced accuracy"),
-        *("ambiguous sick", "ambiguous well", "ROC area"),
+        *("cases", "sick", "others", "of them flagged", "precision", "recall"),
+        *("balanced accuracy", "others sick", "ROC area", "right code", "right layer"),
     ):
         view.add_column(name, justify="right")
     families = list(dict.fromkeys(each.family for each in results))
@@ -99,13 +99,39 @@ def _row(results: Sequence[Result]) -> list[str]:
         str(len(results)),
         str(clear.sick),
         str(len(results) - clear.cases),
+        str(sum(each.label not in _CLEAR and not each.healthy for each in results)),
         _percentage(clear.precision),
         _percentage(clear.recall),
         _percentage(clear.balanced_accuracy),
-        _percentage(score(results, ambiguous=FAILS).balanced_accuracy),
-        _percentage(score(results, ambiguous=LEARNS).balanced_accuracy),
+        _percentage(score(results, others=FAILS).balanced_accuracy),
         _percentage(roc_area(results)),
+        _fraction(each.right_code for each in results if each.label == FAILS),
+        _fraction(each.right_layer for each in results if each.label == FAILS),
     ]
+
+
+def _fraction(answers: Iterable[bool | None]) -> str:
+    """Right ones of those that can be told."""
+    told = [answer for answer in answers if answer is not None]
+    return f"{sum(told)} of {len(told)}" if told else "–"
+
+
+def disagreements(results: Iterable[Result]) -> Table:
+    """Cases of which seeds got different verdicts though the outcomes are the same."""
+    view = Table(box=MARKDOWN)
+    for name in ("case", "net", "optimizer", "outcome", "verdicts"):
+        view.add_column(name, overflow="fold")
+    by_case: dict[tuple[str, str], list[Result]] = {}
+    for each in results:
+        by_case.setdefault((each.identity.rsplit("/", 3)[0], each.label), []).append(each)
+    for (case, label), same in sorted(by_case.items()):
+        if label in _CLEAR and len({each.healthy for each in same}) > 1:
+            verdicts = [
+                f"{each.seed}: {'healthy' if each.healthy else 'unhealthy'}" for each in same
+            ]
+            net = ", ".join(str(value) for value in same[0].architecture.values())
+            view.add_row(case, net, same[0].optimizer, label, ", ".join(verdicts))
+    return view
 
 
 def _percentage(share: float) -> str:

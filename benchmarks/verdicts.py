@@ -58,7 +58,12 @@ def examine(
     if known is None:
         outcome = train(case, seed, budget)
     else:
-        outcome = Outcome(label=known.label, score=known.score)
+        outcome = Outcome(
+            label=known.label,
+            score=known.score,
+            late_score=known.late_score,
+            gentle_score=known.gentle_score,
+        )
     return result(case, seed, budget, outcome, report)
 
 
@@ -215,6 +220,10 @@ def show(results: Iterable[Result]) -> None:
         if listing.row_count:
             console.print(f"\n{title}: {listing.row_count}\n")
             console.print(listing)
+    divided = scores.disagreements(results)
+    if divided.row_count:
+        console.print(f"\nSeeds with one outcome and two verdicts: {divided.row_count}\n")
+        console.print(divided)
 
 
 if __name__ == "__main__":
