@@ -6,6 +6,7 @@ fact is optional: a sentence leaves out what it does not know.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from gradcheckup.records import Finding, Severity
@@ -13,6 +14,12 @@ from gradcheckup.report import Report
 from gradcheckup.reports.evidence import Evidence
 from gradcheckup.reports.names import spoken
 from gradcheckup.reports.numbers import factor, number, percent
+
+_NOTICEABLE = 0.01
+"""The change of a weight that a pace is told by."""
+_PATIENCE = 1000
+"""Steps from which on such a change is slow."""
+_USUAL_UPDATE = 1e-3
 
 
 def describe(finding: Finding, report: Report) -> list[str]:
@@ -54,7 +61,7 @@ def _blind(evidence: Evidence) -> str:
     condition = evidence.figure("blindness")
     if condition is None:
         return ""
-    return f"Updates move all outputs alike: they tell samples apart {factor(condition)} less."
+    return f"Updates move the outputs of all samples together, {factor(condition)} as far as apart."
 
 
 def _moves(evidence: Evidence) -> str:
@@ -62,7 +69,18 @@ def _moves(evidence: Evidence) -> str:
     if first is None:
         return ""
     against = f", {evidence.reference}'s {number(other)}" if other and evidence.reference else ""
-    return f"Its weights moved {number(first)} of their size a step{against}."
+    return (
+        f"Its weights moved {number(first)} of their size a step{against}{_pace(evidence, first)}."
+    )
+
+
+def _pace(evidence: Evidence, update: float) -> str:
+    """What an update ratio means with this optimizer, where it is a small one."""
+    steps = _NOTICEABLE / update if update else math.inf
+    if not _PATIENCE < steps < math.inf:
+        return ""
+    optimizer = evidence.report.recording.optimizer
+    return f": {optimizer} needs {number(steps)} steps to change them by {percent(_NOTICEABLE)}"
 
 
 def _signal(evidence: Evidence) -> str:
@@ -137,8 +155,10 @@ def _times(value: float | None) -> str:
 def _starved(evidence: Evidence) -> list[str]:
     median = evidence.figure("median")
     against = f", the median layer's {number(median)}" if median is not None else ""
-    moved = f"The weights of {evidence.worst} move {number(evidence.finding.observed)}"
-    return [f"{moved} of their size a step{against}{evidence.limit}{evidence.when}."]
+    observed = evidence.finding.observed
+    moved = f"The weights of {evidence.worst} move {number(observed)}"
+    pace = _pace(evidence, observed) if observed else ""
+    return [f"{moved} of their size a step{against}{evidence.limit}{evidence.when}{pace}."]
 
 
 def _oversized(evidence: Evidence) -> list[str]:
@@ -148,7 +168,18 @@ def _oversized(evidence: Evidence) -> list[str]:
             f"{_times(evidence.finding.observed)} their size{evidence.limit}{evidence.when}."
         ),
         _losses(evidence),
+        _gentler(evidence),
     ]
+
+
+def _gentler(evidence: Evidence) -> str:
+    """The learning rate that would fit, as a multiple: updates are in proportion to it."""
+    observed = evidence.finding.observed
+    if not observed or not math.isfinite(observed):
+        return ""
+    times, usual = factor(observed / _USUAL_UPDATE), number(_USUAL_UPDATE)
+    optimizer = evidence.report.recording.optimizer
+    return f"Usual updates are {usual} of the weights: {optimizer} moves them {times} as far."
 
 
 def _unchanged(evidence: Evidence) -> list[str]:

@@ -61,6 +61,7 @@ def _across_layers(
         evidence.append(("worst", step.first.name))
     if step.reference:
         evidence.append(("reference", step.reference[0]))
+    evidence += query.updates_at_both_ends(step)
     if step.end_to_end_signal is not None:
         evidence.append(("signal_ratio", step.end_to_end_signal))
     shares = query.shares(step)

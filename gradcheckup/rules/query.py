@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from gradcheckup.records import LayerRecord, ParameterRecord, Recording, Role, Step
 from gradcheckup.thresholds import Thresholds
@@ -85,6 +85,17 @@ def per_layer(step: Step) -> tuple[float, int] | None:
     count = sum(order.index(key) < end for key in weights if key != first.key)
     count += step.reference != first.key
     return (ratio ** (1 / count), count) if count else None
+
+
+def updates_at_both_ends(step: Step) -> Iterator[tuple[str, float]]:
+    """Update ratios of the first layer and of the reference, as evidence."""
+    first, reference = step.first, step.layer(step.reference)
+    if first and first.update_ratio is not None:
+        yield "update_first", first.update_ratio
+    behind = reference if reference and reference.update_ratio is not None else None
+    behind = behind or next((layer for layer in reversed(step.layers) if layer.update_ratio), None)
+    if behind and behind.update_ratio is not None:
+        yield "update_reference", behind.update_ratio
 
 
 def first_outside(

@@ -101,12 +101,7 @@ def _evidence(
         yield "worst", first.name
     if reference:
         yield "reference", reference.name
-    if first and first.update_ratio is not None:
-        yield "update_first", first.update_ratio
-    behind = reference if reference and reference.update_ratio is not None else None
-    behind = behind or next((layer for layer in reversed(step.layers) if layer.update_ratio), None)
-    if behind and behind.update_ratio is not None:
-        yield "update_reference", behind.update_ratio
+    yield from query.updates_at_both_ends(step)
     if step.end_to_end_signal is not None:
         yield "signal_ratio", step.end_to_end_signal
     if blindness is not None:
