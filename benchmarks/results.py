@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Case, Culprit
+from benchmarks.peers import Opinion
 from benchmarks.training import Outcome
 from gradcheckup import Finding, Report
 
@@ -39,6 +40,7 @@ class Result:
             is known or nothing was found.
         right_layer: Whether it places it, likewise.
         severity: Rank of the worst finding, -1 without any.
+        peers: What other detectors say, by name.
     """
 
     identity: str
@@ -59,6 +61,13 @@ class Result:
     right_code: bool | None = None
     right_layer: bool | None = None
     severity: int = -1
+    peers: dict[str, Opinion] = field(default_factory=dict)
+
+    def opinion(self, tool: str) -> Opinion:
+        """What a tool says: gradcheckup (the empty name), or a peer, if it was asked."""
+        if tool:
+            return self.peers.get(tool, Opinion(unhealthy=None))
+        return Opinion(unhealthy=not self.healthy, score=self.distance, findings=self.findings)
 
     @property
     def distance(self) -> float:
@@ -161,6 +170,7 @@ def _decode(line: str) -> Result | None:
         values = json.loads(line)
         for name in _SERIES:
             values[name] = [None if value is None else float(value) for value in values[name]]
-        return Result(**values)
+        peers = {name: Opinion(**each) for name, each in values.pop("peers", {}).items()}
+        return Result(**values, peers=peers)
     except (ValueError, TypeError, KeyError):
         return None

@@ -1,18 +1,16 @@
-"""How good the verdicts are: against outcomes, as numbers and as tables."""
+"""How good verdicts are against outcomes, as numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-from rich.box import MARKDOWN
-from rich.table import Table
 
 from benchmarks.results import Result
 from benchmarks.training import FAILS, LEARNS
 
-_CLEAR = frozenset({LEARNS, FAILS})
+CLEAR = frozenset({LEARNS, FAILS})
+"""Outcomes that say whether a verdict was right; see `training` for the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,110 +50,36 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
 
 
-def score(results: Iterable[Result], *, others: str | None = None) -> Score:
-    """Counts; other outcomes (see `training`) are left out, or count as the label given."""
-    labelled = [(each.label if each.label in _CLEAR else others, each.healthy) for each in results]
+def score(results: Iterable[Result], *, tool: str = "", others: str | None = None) -> Score:
+    """Counts for gradcheckup or a peer; other outcomes are left out, or count as the label given.
+
+    Nets that the tool did not judge are left out.
+    """
+    labelled = [
+        (each.label if each.label in CLEAR else others, opinion.unhealthy)
+        for each in results
+        if (opinion := each.opinion(tool)).unhealthy is not None
+    ]
     return Score(
         cases=sum(label is not None for label, _ in labelled),
         sick=sum(label == FAILS for label, _ in labelled),
-        caught=sum(label == FAILS and not healthy for label, healthy in labelled),
-        alarms=sum(label == LEARNS and not healthy for label, healthy in labelled),
+        caught=sum(label == FAILS and bool(unhealthy) for label, unhealthy in labelled),
+        alarms=sum(label == LEARNS and bool(unhealthy) for label, unhealthy in labelled),
     )
 
 
-def roc_area(results: Iterable[Result]) -> float:
-    """Chance that a failing net's report is worse than a learning one's; ties count half."""
+def roc_area(results: Iterable[Result], *, tool: str = "") -> float:
+    """Chance that a failing net is scored worse than a learning one; ties count half.
+
+    NaN where there are none of one kind.
+    """
     sick: list[float] = []
     well: list[float] = []
     for each in results:
-        if each.label in _CLEAR:
-            (sick if each.label == FAILS else well).append(each.distance)
+        points = each.opinion(tool).score
+        if each.label in CLEAR and points is not None:
+            (sick if each.label == FAILS else well).append(points)
     if not sick or not well:
         return math.nan
     wins = sum((one > other) + (one == other) / 2 for one in sick for other in well)
     return wins / (len(sick) * len(well))
-
-
-def table(results: Sequence[Result]) -> Table:
-    """One row per family, and one for all of them."""
-    view = Table(box=MARKDOWN)
-    view.add_column("family")
-    for name in (
-        *("cases", "sick", "others", "of them flagged", "precision", "recall"),
-        *("balanced accuracy", "others sick", "ROC area", "right code", "right layer"),
-    ):
-        view.add_column(name, justify="right")
-    families = list(dict.fromkeys(each.family for each in results))
-    for family in families:
-        view.add_row(family, *_row([each for each in results if each.family == family]))
-    if len(families) > 1:
-        view.add_row("all", *_row(results))
-    return view
-
-
-def _row(results: Sequence[Result]) -> list[str]:
-    clear = score(results)
-    return [
-        str(len(results)),
-        str(clear.sick),
-        str(len(results) - clear.cases),
-        str(sum(each.label not in _CLEAR and not each.healthy for each in results)),
-        _percentage(clear.precision),
-        _percentage(clear.recall),
-        _percentage(clear.balanced_accuracy),
-        _percentage(score(results, others=FAILS).balanced_accuracy),
-        _percentage(roc_area(results)),
-        _fraction(each.right_code for each in results if each.label == FAILS),
-        _fraction(each.right_layer for each in results if each.label == FAILS),
-    ]
-
-
-def _fraction(answers: Iterable[bool | None]) -> str:
-    """Right ones of those that can be told."""
-    told = [answer for answer in answers if answer is not None]
-    return f"{sum(told)} of {len(told)}" if told else "–"
-
-
-def disagreements(results: Iterable[Result]) -> Table:
-    """Cases of which seeds got different verdicts though the outcomes are the same."""
-    view = Table(box=MARKDOWN)
-    for name in ("case", "net", "optimizer", "outcome", "verdicts"):
-        view.add_column(name, overflow="fold")
-    by_case: dict[tuple[str, str], list[Result]] = {}
-    for each in results:
-        by_case.setdefault((each.identity.rsplit("/", 3)[0], each.label), []).append(each)
-    for (case, label), same in sorted(by_case.items()):
-        if label in _CLEAR and len({each.healthy for each in same}) > 1:
-            verdicts = [
-                f"{each.seed}: {'healthy' if each.healthy else 'unhealthy'}" for each in same
-            ]
-            net = ", ".join(str(value) for value in same[0].architecture.values())
-            view.add_row(case, net, same[0].optimizer, label, ", ".join(verdicts))
-    return view
-
-
-def _percentage(share: float) -> str:
-    return "–" if math.isnan(share) else f"{share:.3f}".removeprefix("0")
-
-
-def listing(results: Iterable[Result], label: str, *, healthy: bool) -> Table:
-    """The cases of one outcome and one verdict, with what the verdict rests on."""
-    view = Table(box=MARKDOWN)
-    for name in ("case", "net", "optimizer", "score", "gradient ratio", "signal ratio", "findings"):
-        view.add_column(name, overflow="fold")
-    for each in sorted(results, key=lambda each: each.identity):
-        if each.label == label and each.healthy is healthy:
-            view.add_row(
-                each.identity.rsplit("/", 2)[0],
-                ", ".join(str(value) for value in each.architecture.values()),
-                each.optimizer,
-                "–" if each.score is None else f"{each.score:.2f}",
-                _series(each.ratios),
-                _series(each.signals),
-                "; ".join(each.findings) or "none",
-            )
-    return view
-
-
-def _series(values: Sequence[float | None]) -> str:
-    return " ".join("–" if value is None else f"{value:.2g}" for value in values)

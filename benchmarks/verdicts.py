@@ -4,67 +4,47 @@
     python -m benchmarks.verdicts --cases 40 --output results.jsonl
 
 The net is diagnosed as it is initialised, with the optimizer and the batches that it is then
-trained with; its outcome is the label. See `families` for the nets, `tasks` for what counts as
-having learnt.
+trained with; its outcome is the label. Other detectors (`peers`) judge the same steps of the same
+net. See `families` for the nets, `tasks` for what counts as having learnt.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 import click
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 import gradcheckup
-from benchmarks import scores
+from benchmarks import tables
 from benchmarks.cases import Case
+from benchmarks.examination import consult, examine
 from benchmarks.families import FAMILIES, cases
-from benchmarks.results import Result, append, identity, load, result
-from benchmarks.training import FAILS, LEARNS, Outcome, train
+from benchmarks.peers import PEERS, installed
+from benchmarks.results import Result, append, identity, load
+from benchmarks.training import FAILS, LEARNS
 
-PROBE_STEPS = 8
 _INTERRUPTED = 130
 
 
-def judge(case: Case, seed: int) -> gradcheckup.Report:
-    """Diagnoses a case as it is initialised, on the batches that its training begins with."""
-    torch.manual_seed(seed)
-    model = case.build()
-    return gradcheckup.diagnose(
-        model,
-        list(islice(case.task.batches(case.batch_size, seed), PROBE_STEPS)),
-        case.task.criterion(),
-        optimizer=case.make_optimizer,
-        steps=PROBE_STEPS,
-        seed=seed,
-        subject=f"{case.family}/{case.index}",
-    )
+def _names(known: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Reads a list of names, and refuses unknown ones."""
 
+    def read(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:
+        del context, parameter
+        chosen = [name.strip() for name in text.split(",") if name.strip()]
+        unknown = sorted(set(chosen) - set(known))
+        if unknown:
+            raise click.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(known)}")
+        return chosen
 
-def examine(
-    case: Case, seed: int, budget: int, *, known: Result | None, reports: Path | None
-) -> Result:
-    """Judges a case and trains it; where it is known, only the judgement is made anew."""
-    report = judge(case, seed)
-    if reports is not None:
-        reports.mkdir(parents=True, exist_ok=True)
-        report.to_json(reports / f"{case.family}-{case.index}-{seed}.json")
-    if known is None:
-        outcome = train(case, seed, budget)
-    else:
-        outcome = Outcome(
-            label=known.label,
-            score=known.score,
-            late_score=known.late_score,
-            gentle_score=known.gentle_score,
-        )
-    return result(case, seed, budget, outcome, report)
+    return read
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -72,6 +52,7 @@ def examine(
     "--families",
     default=",".join(FAMILIES),
     show_default=True,
+    callback=_names(FAMILIES),
     metavar="NAME,...",
     help="Families of nets.",
 )
@@ -128,10 +109,18 @@ def examine(
     metavar="FOLDER",
     help="Also save every report there, for `gradcheckup show`.",
 )
+@click.option(
+    "--peers",
+    default=",".join(installed()),
+    show_default=True,
+    callback=_names(PEERS),
+    metavar="NAME,...",
+    help="Other detectors to ask beside gradcheckup, known cases as well; '' for none.",
+)
 @click.option("--summary", is_flag=True, help="Run nothing, print what the output file holds.")
 def main(
     *,
-    families: str,
+    families: list[str],
     count: int,
     seeds: int,
     budget: int | None,
@@ -139,22 +128,20 @@ def main(
     half: str | None,
     again: bool,
     reports: Path | None,
+    peers: list[str],
     summary: bool,
 ) -> None:
     """Compare gradcheckup's verdicts on untrained nets with what becomes of the nets.
 
     Interrupt at any time: finished cases are kept, and the same command goes on from there.
     """
-    chosen = [name.strip() for name in families.split(",")]
-    unknown = sorted(set(chosen) - set(FAMILIES))
-    if unknown:
-        raise click.BadParameter(
-            f"{', '.join(unknown)}: choose from {', '.join(FAMILIES)}", param_hint="--families"
-        )
+    absent = sorted(set(peers) - set(installed()))
+    if absent:
+        raise click.UsageError(f"{', '.join(absent)} is not installed: pip install {absent[0]}")
     torch.set_num_threads(1)  # nets this small only get slower with more
     todo = [
         (case, seed, budget or case.task.budget)
-        for name in chosen
+        for name in families
         for case in cases(name, count)
         for seed in range(seeds)
         if half in {None, case.half}
@@ -162,7 +149,7 @@ def main(
     interrupted = False
     if not summary:
         try:
-            _run(todo, output, again=again, reports=reports)
+            _run(todo, output, again=again, reports=reports, peers=peers)
         except KeyboardInterrupt:
             interrupted = True
     done = load(output)
@@ -175,9 +162,14 @@ def main(
 
 
 def _run(
-    todo: list[tuple[Case, int, int]], output: Path, *, again: bool, reports: Path | None
+    todo: list[tuple[Case, int, int]],
+    output: Path,
+    *,
+    again: bool,
+    reports: Path | None,
+    peers: list[str],
 ) -> None:
-    """Examines what is not done yet."""
+    """Examines what is not done yet, and asks peers that were not asked yet."""
     done = load(output)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -192,10 +184,14 @@ def _run(
         for case, seed, budget in todo:
             bar.update(task, description=f"{case.family}/{case.index} seed {seed}")
             known = done.get(identity(case, seed, budget))
-            if known is None or again:
-                # One net that gradcheckup cannot judge is to be known, and no end of the run.
-                with _reported(bar.console, f"{case.family}/{case.index} seed {seed}"):
-                    append(output, examine(case, seed, budget, known=known, reports=reports))
+            # One net that gradcheckup cannot judge is to be known, and no end of the run.
+            with _reported(bar.console, f"{case.family}/{case.index} seed {seed}"):
+                found = known
+                if found is None or again:
+                    found = examine(case, seed, budget, known=known, reports=reports)
+                found = consult(case, seed, found, peers)
+                if found is not known:
+                    append(output, found)
             bar.advance(task)
 
 
@@ -211,19 +207,23 @@ def show(results: Iterable[Result]) -> None:
     """Prints the scores by family, then every verdict that the outcome contradicts."""
     results = list(results)
     console = Console(width=None if sys.stdout.isatty() else 400, highlight=False)
-    console.print(scores.table(results))
+    console.print(tables.families(results))
+    console.print(tables.tools(results))
+    planted = tables.faults(results)
+    if planted.row_count:
+        console.print(planted)
     for title, label, healthy in (
         ("Flagged, but they learn", LEARNS, False),
         ("Missed: they fail to learn", FAILS, True),
     ):
-        listing = scores.listing(results, label, healthy=healthy)
-        if listing.row_count:
-            console.print(f"\n{title}: {listing.row_count}\n")
-            console.print(listing)
-    divided = scores.disagreements(results)
-    if divided.row_count:
-        console.print(f"\nSeeds with one outcome and two verdicts: {divided.row_count}\n")
-        console.print(divided)
+        _listed(console, title, tables.listing(results, label, healthy=healthy))
+    _listed(console, "Seeds with one outcome and two verdicts", tables.disagreements(results))
+
+
+def _listed(console: Console, title: str, view: Table) -> None:
+    if view.row_count:
+        console.print(f"\n{title}: {view.row_count}\n")
+        console.print(view)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import gradcheckup
 # At the end of the path: an installed gradcheckup is the one to test.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import networks, results, scores, tasks, training, verdicts
+from benchmarks import examination, networks, results, scores, tables, tasks, training, verdicts
 from benchmarks.cases import OPTIMIZERS, Case
 from benchmarks.families import FAMILIES, cases
 
@@ -55,7 +55,7 @@ HE_RELU = _case(_relu)
 
 
 def test_a_deep_sigmoid_net_is_flagged_and_fails() -> None:
-    report = verdicts.judge(DEEP_SIGMOID, 0)
+    report = examination.judge(DEEP_SIGMOID, 0)
     assert "GC101" in {finding.code for finding in report.findings}
     assert not report.healthy
     outcome = training.train(DEEP_SIGMOID, 0, 60)
@@ -65,7 +65,7 @@ def test_a_deep_sigmoid_net_is_flagged_and_fails() -> None:
 
 
 def test_a_relu_net_with_he_initialisation_is_healthy_and_learns() -> None:
-    assert verdicts.judge(HE_RELU, 0).healthy
+    assert examination.judge(HE_RELU, 0).healthy
     outcome = training.train(HE_RELU, 0, 250)
     assert outcome.label == "learns"
     assert outcome.score is not None
@@ -81,14 +81,14 @@ def test_a_net_is_judged_as_it_is_when_training_begins(monkeypatch: pytest.Monke
             seen.append(loss.item())
             return loss
 
-    report = verdicts.judge(HE_RELU, 3)
+    report = examination.judge(HE_RELU, 3)
     monkeypatch.setattr(nn, "CrossEntropyLoss", Watched)
     tasks.digits.cache_clear()
     try:
         training.train(_case(_relu), 3, 8)
     finally:
         tasks.digits.cache_clear()
-    assert seen[: verdicts.PROBE_STEPS] == pytest.approx(
+    assert seen[: examination.PROBE_STEPS] == pytest.approx(
         [step.loss for step in report.steps], rel=1e-4
     )
 
@@ -288,7 +288,7 @@ def test_a_planted_fault_is_named_and_placed() -> None:
         assert case.culprit is not None
         assert case.culprit.layers <= {name for name, _ in case.build().named_modules()}
         outcome = training.Outcome(label="fails", score=None)
-        found = results.result(case, 0, 1, outcome, verdicts.judge(case, 0))
+        found = results.result(case, 0, 1, outcome, examination.judge(case, 0))
         if not (found.right_code and found.right_layer):
             wrong.append((fault, found.findings))
     assert not wrong
@@ -299,10 +299,10 @@ def test_seeds_that_disagree_are_listed() -> None:
         _result(1, "fails", healthy=healthy, ratio=0.1) for healthy in (True, False)
     )
     other = dataclasses.replace(flagged, seed=1, identity=flagged.identity.replace("/0/", "/1/"))
-    assert scores.disagreements([healthy, other]).row_count == 1
-    assert scores.disagreements([flagged, other]).row_count == 0
+    assert tables.disagreements([healthy, other]).row_count == 1
+    assert tables.disagreements([flagged, other]).row_count == 0
     assert (
-        scores.disagreements([healthy, dataclasses.replace(other, label="learns")]).row_count == 0
+        tables.disagreements([healthy, dataclasses.replace(other, label="learns")]).row_count == 0
     )
 
 
@@ -314,7 +314,7 @@ def test_a_second_run_trains_nothing_again(
     assert "| literature |" in first.output
     lines = (tmp_path / "results.jsonl").read_text()
     assert lines.count("\n") == 2
-    monkeypatch.setattr(verdicts, "train", _forbidden)
+    monkeypatch.setattr(examination, "train", _forbidden)
     assert run().stdout == first.stdout
     assert (tmp_path / "results.jsonl").read_text() == lines
     assert run("--budget", "4").exit_code != 0  # another budget is another case
@@ -324,7 +324,7 @@ def test_judging_again_keeps_outcomes(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run()
-    monkeypatch.setattr(verdicts, "train", _forbidden)
+    monkeypatch.setattr(examination, "train", _forbidden)
     strict = functools.partial(gradcheckup.diagnose, thresholds={"gradient_ratio_critical": 1e9})
     monkeypatch.setattr(gradcheckup, "diagnose", strict)
     again = run("--again", "--reports", str(tmp_path / "reports"))
@@ -355,7 +355,7 @@ def test_an_interrupted_run_keeps_what_is_done(
             return outcome
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verdicts, "train", _train)
+    monkeypatch.setattr(examination, "train", _train)
     stopped = run()
     assert stopped.exit_code == 130
     assert "1 of 2 cases done; run again to go on" in stopped.stderr
@@ -397,7 +397,7 @@ def test_help_names_every_option() -> None:
 
 
 def test_only_public_names_are_used() -> None:
-    for path in (ROOT / "benchmarks").glob("*.py"):
+    for path in (ROOT / "benchmarks").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 parts = {alias.name for alias in node.names}
