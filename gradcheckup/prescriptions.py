@@ -12,6 +12,7 @@ _BY_CAUSE: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("GC101", "small-weights"): ("weight_scale", "normalization", "skip_connection"),
     ("GC102", "normalisation-growth"): ("skip_connection", "gradient_clipping"),
     ("GC102", "learning-rate"): ("gradient_clipping", "optimizer"),
+    ("GC105", "large-weights"): ("gradient_clipping", "weight_scale"),
     ("GC203", "learning-rate"): ("optimizer", "normalization", "gradient_clipping"),
     ("GC203", "small-weights"): ("weight_scale", "normalization", "skip_connection"),
 }
@@ -19,6 +20,7 @@ _BY_CAUSE: Mapping[tuple[str, str | None], tuple[str, ...]] = {
 _BY_CODE: Mapping[str, tuple[str, ...]] = {
     "GC101": ("normalization", "skip_connection", "weight_scale"),
     "GC102": ("weight_scale", "normalization", "gradient_clipping"),
+    "GC105": ("weight_scale",),
     "GC201": ("weight_scale", "normalization", "activation"),
     "GC202": ("activation", "weight_scale", "normalization"),
     "GC203": ("weight_scale", "normalization", "skip_connection"),

@@ -76,6 +76,14 @@ class LayerRecord:
             attention's module or function, or on its softmax where it is written by hand; over a
             few samples, heads and queries. None where there is no attention with a choice.
         update_ratio: Norm of the change over norm of the layer's own trainable parameters.
+        time_profile: L2 norms of dL/dx_t over batch and features at the time steps
+            `time_points(time_steps)` of a recurrent layer. A layer that is called once a time
+            step, each call behind the one before it (a cell in a loop), has them on its first
+            call: its gradient norms over the calls.
+        time_steps: Length of the sequence that `time_profile` runs through.
+        dependence: Of a recurrent layer: by how many standard deviations what it hands on has more
+            to do with the gradient it gets for it than in shuffled samples. About 0 where what it
+            says has no bearing on the targets, as a state that has forgotten the input.
         finite: False when y had a NaN or Inf; None when y has no floating-point values.
     """
 
@@ -97,12 +105,29 @@ class LayerRecord:
     dead_fraction: float | None = None
     attention_entropy: float | None = None
     update_ratio: float | None = None
+    time_profile: tuple[float, ...] | None = None
+    time_steps: int | None = None
+    dependence: float | None = None
     finite: bool | None = None
 
     @property
     def key(self) -> tuple[str, int]:
         """Name and call index, which identify the layer across steps."""
         return self.name, self.call
+
+
+_MOST_TIME_POINTS = 33
+
+
+def time_points(length: int) -> tuple[int, ...]:
+    """The time steps at which a sequence of this length is looked at: evenly spaced, ends included.
+
+    All of up to 33, and 33 of longer ones, so that long sequences make no large reports.
+    """
+    if length <= _MOST_TIME_POINTS:
+        return tuple(range(length))
+    last = _MOST_TIME_POINTS - 1
+    return tuple(round(index * (length - 1) / last) for index in range(_MOST_TIME_POINTS))
 
 
 def first_layer(layers: Iterable[LayerRecord]) -> LayerRecord | None:
@@ -267,6 +292,7 @@ class Recording:
         objective: Where the loss came from: ``criterion``, ``compute_loss`` or ``model`` (its own,
             or inferred from its output).
         steps: One or more, in order; the last may have ended in NaN.
+        batches: How many different batches they were made with.
         never_called: Modules that own parameters and did not run.
         without_effect: Layers that ran and received no gradient, and whose values do not reach the
             loss either: an auxiliary head that the loss leaves out.
@@ -278,6 +304,7 @@ class Recording:
     optimizer: str
     objective: str = "criterion"
     steps: tuple[Step, ...]
+    batches: int = 1
     never_called: tuple[str, ...] = ()
     without_effect: tuple[str, ...] = ()
     misspelt: tuple[str, ...] = ()

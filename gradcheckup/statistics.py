@@ -16,6 +16,7 @@ from torch import Tensor
 # less than 1e-9 of the whole, and no square overflows.
 _SAFE = (1e-10, 1e18)
 _ROW = 4096
+_FEW = 8
 
 _norm: Callable[..., Tensor] = torch.linalg.vector_norm
 
@@ -79,6 +80,37 @@ def signal(tensor: Tensor) -> Tensor | None:
     features = values[0].numel()
     samples = int(values.shape[0])
     return norm(centred) / math.sqrt((samples - 1) * features)
+
+
+def dependence(one: Tensor, other: Tensor) -> Tensor | None:
+    """Whether two descriptions of the same samples have to do with each other.
+
+    The Hilbert-Schmidt independence criterion with linear kernels (Gretton et al., 2005 and 2008):
+    the squared norm of their cross-covariance, less what it is on average when the samples of one
+    are shuffled, in standard deviations of that.
+
+    Args:
+        one: Shape (samples, features).
+        other: Shape (samples, other features).
+
+    Returns:
+        A 0-d tensor, about 0 (with a standard deviation of 1) where they are independent, NaN where
+        one of them is the same for all samples; None with fewer than 8 samples.
+    """
+    samples = int(one.shape[0])
+    if samples < _FEW:
+        return None
+    grams = []
+    for values in (one, other):
+        wide = values.detach().to(torch.float32 if values.device.type == "mps" else torch.float64)
+        wide = wide / peak(wide)
+        wide = wide - wide.mean(dim=0)
+        gram = wide @ wide.T
+        grams.append(gram / gram.trace())
+    # With traces of 1, shuffling gives 1 / (samples - 1) on average.
+    expected = 1 / (samples - 1)
+    spread = math.sqrt(2) * expected * _norm(grams[0]) * _norm(grams[1])
+    return ((grams[0] * grams[1]).sum() - expected) / spread
 
 
 def share_outside(tensor: Tensor, low: float, high: float) -> Tensor:

@@ -38,6 +38,15 @@ class Thresholds:
         signal_growth_cap: Under optimizers that scale every parameter's step, the upper limit is
             multiplied by the growth of the signal up to this: plain ReLU nets of N(0, 1) weights
             grow 3000 times both ways and learn, one that grows by 1e11 does not.
+        time_resolution: A time step of a recurrent layer is blind where the gradient of its input
+            is below this share of the largest along the sequence: the resolution of float32.
+        blind_share: Share of blind steps, from the beginning of the sequence, above which it is
+            forgotten. Where a symbol 50 or 100 steps back is to be named, default RNNs, GRUs and
+            LSTMs (.3 to .7 blind) stay at chance.
+        dependence: The output of a recurrent layer says nothing of the targets where it has no more
+            to do with its gradient than this, in standard deviations of shuffled samples. Nets that
+            are .45 to .75 blind and learn all the same (forecasts, sums, digits pixel by pixel) are
+            at 1.2 to 60.
         signal_ratio_low: Below this share of the first layer's batch signal the signal fades. The
             limits for a collapse are those of the gradient: the two mirror each other.
         signal_kept: Share of its end-to-end signal that a net has to keep over the probe: of nets
@@ -73,6 +82,9 @@ class Thresholds:
     norm_growth: float = 1.2112
     norm_growth_cap: float = 1e4
     signal_growth_cap: float = 1e4
+    time_resolution: float = 1e-7
+    blind_share: float = 0.3
+    dependence: float = 1.5
     signal_ratio_low: float = 0.02
     signal_kept: float = 0.05
     saturation_slope: float = 0.1

@@ -7,7 +7,7 @@ step they cross to the host in one transfer. Hooks exist only inside `Capture.st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gradcheckup import statistics
 from gradcheckup.activations import Activation, of_module
-from gradcheckup.capture import attention, layers
+from gradcheckup.capture import attention, layers, through_time
 from gradcheckup.capture.functions import Call, FunctionMode, watching
 from gradcheckup.capture.readings import Event, Measured, floating_tensors, read_out
 from gradcheckup.capture.response import Output
@@ -37,22 +37,20 @@ _FUNCTORCH_LEVEL = getattr(
 
 
 class _GradientHook:
-    """Adds the norm of a gradient to an event while the loss is differentiated.
+    """Hands a gradient to what reads it while the loss is differentiated.
 
     A class and no closure: a closure survives `deepcopy` and would report into this capture.
     """
 
-    __slots__ = ("capture", "event")
+    __slots__ = ("capture", "read")
 
-    def __init__(self, capture: Capture, event: Event) -> None:
+    def __init__(self, capture: Capture, read: Callable[[Tensor], None]) -> None:
         self.capture = capture
-        self.event = event
+        self.read = read
 
     def __call__(self, gradient: Tensor) -> None:
         if self.capture.differentiating:
-            self.event.gradients.append(statistics.norm(gradient))
-            if self.event.value is not None and self.event.value.shape == gradient.shape:
-                self.event.gradient = gradient.detach()
+            self.read(gradient)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Nothing:
         return _Nothing()
@@ -108,6 +106,8 @@ class Capture:
         self._events: list[Event] = []
         self._calls: dict[str, int] = {}
         self._places: list[Place] = []
+        self._passages: dict[int, through_time.Passage] = {}
+        self._answered: dict[str, Event] = {}
         self._peaks: dict[tuple[str, int], Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self._paused = False
@@ -134,6 +134,8 @@ class Capture:
         self._calls.clear()
         self._places.clear()
         self._entropies.clear()
+        self._passages.clear()
+        self._answered.clear()
         self._paused = False
         with ExitStack() as stack:
             stack.callback(self._detach)
@@ -141,6 +143,10 @@ class Capture:
                 enter = module.register_forward_pre_hook(partial(self._enter, name))
                 leave = module.register_forward_hook(partial(self._leave, name))
                 self._handles += (enter, leave)
+                if isinstance(module, nn.RNNBase):
+                    self._handles.append(
+                        module.register_forward_pre_hook(self._alias, with_kwargs=True)
+                    )
             stack.enter_context(FunctionMode(self))
             yield
 
@@ -160,7 +166,9 @@ class Capture:
         if self._paused:
             yield
             return
-        self._places = locate(loss, [(event.role, event.nodes) for event in self._events])
+        self._places = locate(
+            loss, [(event.name, event.role, event.nodes) for event in self._events]
+        )
         for event, place in zip(self._events, self._places, strict=True):
             event.nodes.clear()
             if not place.output:
@@ -220,11 +228,29 @@ class Capture:
             FunctionMode(self).__enter__()  # type: ignore[no-untyped-call]
         self.running.append((name, module))
 
+    def _alias(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Gives a recurrent layer an alias of its input, whose gradient is read along the time.
+
+        So it is also when a checkpoint runs the layer again, which has to save the same tensors.
+        """
+        if _transformed() or self._paused:
+            return None
+        entered = through_time.enter(module, args[0] if args else kwargs.get("input"))
+        if entered is None:
+            return None
+        given, alias, passage = entered
+        self._watch(alias, passage.read)
+        self._passages[id(module)] = passage
+        return ((given, *args[1:]), kwargs) if args else (args, {**kwargs, "input": given})
+
     def _leave(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if _transformed():
             return
         while self.running and self.running.pop()[0] != name:
             pass  # an exception that the model caught left its modules behind
+        passage = self._passages.pop(id(module), None)
         if name in self._owners:
             values = list(floating_tensors(output))
             if not _in_backward():
@@ -238,6 +264,8 @@ class Capture:
                     event.channels_first = layers.channels_first(module)
                     if name in self._entropies:
                         event.attention_entropy = self._entropies.pop(name)
+                    event.passage = passage
+                    self._compare(event, module, output)
 
     # -- what the function mode calls -------------------------------------------------------
 
@@ -285,6 +313,7 @@ class Capture:
             event = self._record(name, kind, Role.WEIGHT, True, [result])
             if event:
                 event.channels_first = kind.startswith("conv")
+                self._compare(event, None, result)
         return result
 
     def product(self, call: Call) -> Any:
@@ -346,11 +375,27 @@ class Capture:
     def _hook(self, event: Event, values: list[Tensor]) -> None:
         for value in {id(value): value for value in values}.values():
             if value.requires_grad and torch.is_grad_enabled():
-                hook = _GradientHook(self, event)
-                self._handles.append(value.register_hook(hook))  # type: ignore[no-untyped-call]
+                self._watch(value, event.read)
                 event.hooked = True
                 if value.grad_fn is not None and not _in_backward():
                     event.nodes.append(value.grad_fn)
+
+    def _compare(self, event: Event, module: nn.Module | None, output: Any) -> None:
+        """Has what a recurrent layer hands on compared with the gradient it gets for it."""
+        if torch.is_grad_enabled() and not self._paused:
+            for value, outlet in through_time.outlets(module, event.call, output):
+                self._watch(value, partial(self._answer, event, outlet))
+
+    def _answer(self, event: Event, outlet: through_time.Outlet, gradient: Tensor) -> None:
+        """Reads a gradient of the last call alone, which is the first to receive one."""
+        if self._answered.setdefault(event.name, event) is event:
+            result = outlet.compare(gradient)
+            if result is not None:
+                event.dependences.append(result)
+
+    def _watch(self, value: Tensor, read: Callable[[Tensor], None]) -> None:
+        hook = _GradientHook(self, read)
+        self._handles.append(value.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def _unit_dim(self, given: Tensor) -> int:
         """Channels come first after a convolution, last after a linear layer."""

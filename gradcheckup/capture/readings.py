@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradcheckup import statistics
 from gradcheckup.capture.structure import Node, Place
+from gradcheckup.capture.through_time import Passage
 from gradcheckup.records import Role
 
 
@@ -41,11 +43,22 @@ class Event:
     hooked: bool = False
     value: Tensor | None = None
     gradient: Tensor | None = None
+    passage: Passage | None = None
+    dependences: list[Tensor] = field(default_factory=list)
+
+    def read(self, gradient: Tensor) -> None:
+        """Adds a gradient of the output, or of a part of it."""
+        self.gradients.append(statistics.norm(gradient))
+        if self.value is not None and self.value.shape == gradient.shape:
+            self.gradient = gradient.detach()
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One call of one layer, as numbers; None where nothing was measured."""
+    """One call of one layer, as numbers; None where nothing was measured.
+
+    `time_profile` and `time_steps` are those of this call alone, empty and 0 for most layers.
+    """
 
     name: str
     call: int
@@ -60,6 +73,9 @@ class Measured:
     dead_fraction: float | None
     attention_entropy: float | None
     gradient_norm: float | None
+    time_profile: tuple[float, ...]
+    time_steps: int
+    dependence: float | None
 
 
 class Tray:
@@ -110,6 +126,8 @@ def read_out(events: Sequence[Event], places: Sequence[Place]) -> list[Measured]
             tray.put(event.dead),
             tray.put(event.attention_entropy),
             [tray.put(gradient) for gradient in event.gradients],
+            [tray.put(norm) for norm in event.passage.norms] if event.passage else [],
+            [tray.put(each) for each in event.dependences],
         )
         for event in events
     ]
@@ -129,8 +147,11 @@ def read_out(events: Sequence[Event], places: Sequence[Place]) -> list[Measured]
             dead_fraction=readings.get(dead),
             attention_entropy=_number(readings.get(entropy)),
             gradient_norm=_length([readings[slot] for slot in norms if slot is not None]),
+            time_profile=tuple(readings[slot] for slot in times if slot is not None),
+            time_steps=event.passage.length if event.passage else 0,
+            dependence=_largest(readings[slot] for slot in linked if slot is not None),
         )
-        for event, place, (signal, peak, saturation, dead, entropy, norms) in zip(
+        for event, place, (signal, peak, saturation, dead, entropy, norms, times, linked) in zip(
             events, places or [Place()] * len(events), slots, strict=True
         )
     ]
@@ -144,6 +165,11 @@ def _number(value: float | None) -> float | None:
 def _length(norms: list[float]) -> float | None:
     """Norm of the concatenation of vectors with these norms; None without any."""
     return math.hypot(*norms) if norms else None
+
+
+def _largest(values: Iterable[float]) -> float | None:
+    """The largest of the finite values; None without any."""
+    return max(filter(math.isfinite, values), default=None)
 
 
 def floating_tensors(output: Any) -> Iterator[Tensor]:

@@ -27,12 +27,15 @@ class Place:
 
     Attributes:
         reached: Whether the graph leads from the loss to the layer.
+        recurrent: Whether the layer is called several times, the last call behind the first: a
+            cell in a loop over time.
     """
 
     reached: bool = False
     output: bool = False
     bottleneck: bool | None = None
     gate: bool = False
+    recurrent: bool = False
 
 
 def leaves(loss: Tensor) -> list[Tensor]:
@@ -43,12 +46,12 @@ def leaves(loss: Tensor) -> list[Tensor]:
     return [node.variable for node in nodes if node.name().endswith("AccumulateGrad")]
 
 
-def locate(loss: Tensor, layers: Sequence[tuple[Role, Sequence[Node]]]) -> list[Place]:
+def locate(loss: Tensor, layers: Sequence[tuple[str, Role, Sequence[Node]]]) -> list[Place]:
     """Finds the place of each layer in the graph of a loss.
 
     Args:
         loss: The loss, not yet differentiated.
-        layers: Role and output nodes of each layer, in execution order. A layer without nodes
+        layers: Name, role and output nodes of each layer, in execution order. A layer without nodes
             (under `no_grad`, inside a reentrant checkpoint) has no place.
 
     Returns:
@@ -58,21 +61,23 @@ def locate(loss: Tensor, layers: Sequence[tuple[Role, Sequence[Node]]]) -> list[
         return [Place() for _ in layers]
     order = _topological(loss.grad_fn)
     position = {id(node): index for index, node in enumerate(order)}
-    found = [[position[id(node)] for node in nodes if id(node) in position] for _, nodes in layers]
+    found = [[position[id(node)] for node in nodes if id(node) in position] for *_, nodes in layers]
     children = [
         [position[id(child)] for child, _ in node.next_functions if child is not None]
         for node in order
     ]
-    roles = [role for role, _ in layers]
+    names, roles = [name for name, *_ in layers], [role for _, role, _ in layers]
     outputs = _nearest_to_loss(children, roles, found)
     bottlenecks = _bottlenecks(children, roles, found)
     gates = _gates(order, children, roles, found)
+    recurrent = _recurrent(children, names, roles, found)
     return [
         Place(
             reached=bool(positions),
             output=index in outputs,
             bottleneck=None if bottlenecks is None or not positions else index in bottlenecks,
             gate=index in gates,
+            recurrent=names[index] in recurrent,
         )
         for index, positions in enumerate(found)
     ]
@@ -174,6 +179,33 @@ def _leads_around(children: Sequence[Sequence[int]], first: int, avoided: set[in
             for child in below:
                 reached[child] = child not in avoided
     return reached[first]
+
+
+def _recurrent(
+    children: Sequence[Sequence[int]],
+    names: Sequence[str],
+    roles: Sequence[Role],
+    found: Sequence[Sequence[int]],
+) -> set[str]:
+    """Weight layers whose last call depends on their first one."""
+    calls: dict[str, list[Sequence[int]]] = {}
+    for name, role, positions in zip(names, roles, found, strict=True):
+        if role is Role.WEIGHT and positions:
+            calls.setdefault(name, []).append(positions)
+    return {
+        name
+        for name, each in calls.items()
+        if len(each) > 1 and _leads_to(children, start=each[-1], end=each[0])
+    }
+
+
+def _leads_to(children: Sequence[Sequence[int]], start: Sequence[int], end: Sequence[int]) -> bool:
+    """Whether a path from some nodes, away from the loss, leads to some others."""
+    reached = set(start)
+    for position in range(min(start), max(end)):
+        if position in reached:
+            reached.update(children[position])
+    return not reached.isdisjoint(end)
 
 
 def _gates(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gradcheckup.capture.readings import Measured
+from gradcheckup.probe.through_time import time_profiles
 from gradcheckup.records import LayerRecord, ParameterRecord, Response, Role, Step, first_layer
 
 
@@ -27,6 +28,7 @@ def assemble(
         response: Of the outputs to the update.
     """
     updates = _layer_updates(parameters)
+    times = time_profiles(measured)
     layers = [
         LayerRecord(
             name=each.name,
@@ -44,9 +46,13 @@ def assemble(
             dead_fraction=each.dead_fraction,
             attention_entropy=each.attention_entropy,
             update_ratio=updates.get(each.name),
+            time_profile=profile,
+            time_steps=length,
+            dependence=each.dependence,
             finite=_finite(each),
         )
         for each in measured
+        for profile, length in [times.get((each.name, each.call), (None, None))]
     ]
     reference = _reference(layers)
     base = _over_calls(layers, reference)

@@ -68,6 +68,7 @@ def probe(
         optimizer=subject.described,
         objective=objective.source,
         steps=tuple(measured),
+        batches=min(len(batches), len(measured)),
         never_called=_never_called(subject, bench.capture, measured),
         without_effect=bench.without_effect(batches[0], measured),
     )

@@ -120,6 +120,28 @@ def _zero(evidence: Evidence) -> list[str]:
     return [f"The gradient of {evidence.layers} is exactly 0{evidence.when}."]
 
 
+def _through_time(evidence: Evidence) -> list[str]:
+    finding = evidence.finding
+    length, rate = evidence.figure("time_steps"), evidence.figure("per_step")
+    pace = f" ({_times(rate)} per step)" if rate else ""
+    sequence = f"the {number(length)} time steps" if length else "the time steps"
+    if finding.rule.startswith("exploding"):
+        grown = f"receives {_times(finding.observed)} the gradient of the last{evidence.limit}"
+        return [f"The first of {sequence} of {evidence.worst} {grown}{pace}{evidence.when}."]
+    first = number(finding.observed) if finding.observed is not None else "next to none"
+    blind = evidence.figure("blind_steps")
+    lead = f"the first {number(blind)} of {sequence}" if blind else f"the first of {sequence}"
+    verdict = {
+        "none": "What is left of the sequence has no bearing on the targets.",
+        "some": "The steps that are left do bear on the targets.",
+    }
+    return [
+        f"What {lead} put into {evidence.worst} is out of reach: the first receives {first} of "
+        f"the largest gradient along the sequence{evidence.limit}{pace}{evidence.when}.",
+        verdict.get(evidence.text("bearing"), ""),
+    ]
+
+
 def _saturated(evidence: Evidence) -> list[str]:
     slope = percent(evidence.report.thresholds.saturation_slope)
     return [
@@ -250,6 +272,7 @@ _SENTENCES: dict[str, Callable[[Evidence], list[str]]] = {
     "GC102": _exploding,
     "GC103": _severed,
     "GC104": _zero,
+    "GC105": _through_time,
     "GC201": _saturated,
     "GC202": _dead,
     "GC203": _collapsed,

@@ -16,6 +16,8 @@ _EXPLAINS: tuple[tuple[str, frozenset[str]], ...] = (
     # Values that grow, then overflow.
     ("GC102", frozenset({"GC302", "GC401", "GC402", "GC201", "GC202"})),
     ("GC302", frozenset({"GC401", "GC402", "GC201"}) | _WRECKED),
+    # A layer through which nothing passes in time starves what is in front of it, or floods it.
+    ("GC105", frozenset({"GC101", "GC102", "GC203", "GC301", "GC302", "GC303", "GC401", "GC402"})),
     # A NaN or Inf that spreads: the earlier step tells which of the two came first.
     ("GC402", frozenset({"GC401"})),
     ("GC401", frozenset({"GC402"})),
