@@ -60,6 +60,8 @@ def report() -> Report:
             gain=math.inf,
             signal=math.nan,
             signal_ratio=-math.inf,
+            time_profile=(0.0, 5e-324, math.inf),
+            time_steps=3,
             finite=False,
         ),
         LayerRecord(name="relu", call=0, kind="relu", role=Role.ACTIVATION, functional=True),
@@ -161,6 +163,8 @@ def records(draw: st.DrawFn, /, record: Callable[..., Any], **given_fields: Any)
         "float | None": numbers,
         "Role": st.sampled_from(Role),
         "tuple[int, ...]": st.lists(st.integers(0), max_size=3).map(tuple),
+        "int | None": st.none() | st.integers(0),
+        "tuple[float, ...] | None": st.none() | st.lists(st.floats(), max_size=3).map(tuple),
         "tuple[str, ...]": st.lists(texts, max_size=2).map(tuple),
         "tuple[str, int] | None": st.none() | st.tuples(texts, st.integers(0)),
     }

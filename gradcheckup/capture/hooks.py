@@ -48,8 +48,9 @@ class _GradientHook:
         self.capture = capture
         self.read = read
 
-    def __call__(self, gradient: Tensor) -> None:
-        if self.capture.differentiating:
+    def __call__(self, gradient: Tensor | None) -> None:
+        # None for the output of an LSTM of which the last state alone is used.
+        if self.capture.differentiating and gradient is not None:
             self.read(gradient)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Nothing:

@@ -46,7 +46,8 @@ class Passage:
 
     def read(self, gradient: Tensor) -> None:
         """Reads the gradient of the loss with respect to the input."""
-        steps = gradient.split(self._sizes) if self._sizes else gradient.unbind(self._axis)
+        sizes = self._sizes
+        steps = torch.split(gradient, sizes) if sizes else gradient.unbind(self._axis)
         self.norms = [statistics.norm(steps[time]) for time in time_points(self.length)]
 
 

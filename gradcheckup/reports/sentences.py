@@ -136,8 +136,10 @@ def _through_time(evidence: Evidence) -> list[str]:
         "some": "The steps that are left do bear on the targets.",
     }
     return [
-        f"What {lead} put into {evidence.worst} is out of reach: the first receives {first} of "
-        f"the largest gradient along the sequence{evidence.limit}{pace}{evidence.when}.",
+        (
+            f"{evidence.worst} cannot learn from {lead}: the first receives {first} of the largest "
+            f"gradient along the sequence{evidence.limit}{pace}{evidence.when}."
+        ),
         verdict.get(evidence.text("bearing"), ""),
     ]
 
