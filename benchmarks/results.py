@@ -142,9 +142,14 @@ def load(path: Path) -> dict[str, Result]:
 
 
 def append(path: Path, done: Result) -> None:
+    """Adds a result to a file."""
+    append_line(path, _encode(done))
+
+
+def append_line(path: Path, values: dict[str, Any]) -> None:
     """Adds one line with a single write, behind a line break where the last line is torn."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(_encode(done), allow_nan=False, ensure_ascii=False) + "\n"
+    line = json.dumps(values, allow_nan=False, ensure_ascii=False) + "\n"
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, 2)
