@@ -192,6 +192,15 @@ def _first_moves(recording: Recording, share: float) -> bool:
     return moves is not None and moves >= share
 
 
+def progress(recording: Recording) -> float | None:
+    """Share of the loss that a settled step wins by telling samples apart; None if not measured."""
+    return median(
+        step.response.progress / abs(step.loss)
+        for step in recording.settled
+        if step.response and step.loss
+    )
+
+
 def blindness(recording: Recording, thresholds: Thresholds) -> float | None:
     """The condition number of the response, where `is_blind` holds."""
     if not is_blind(recording, thresholds):

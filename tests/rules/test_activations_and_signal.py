@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gradcheckup.records import Recording, Role, Severity
+from gradcheckup.records import Recording, Response, Role, Severity
 from gradcheckup.rules import collapsed_signal, dead_units, saturated_activation
 from gradcheckup.thresholds import Thresholds
 
@@ -20,6 +21,7 @@ LIMITS = Thresholds(
     dead_critical=0.9,
     signal_ratio_low=0.02,
     signal_kept=0.05,
+    signal_progress=1e-3,
 )
 
 
@@ -158,22 +160,36 @@ def test_collapsed_signal(
 
 
 @pytest.mark.parametrize(
-    ("ratios", "found"),
+    ("ratios", "progress", "found"),
     [
-        ((0.9, 0.5, 0.044, 0.04), "learning-rate"),  # 5% of 0.9 are 0.045
-        ((0.9, 0.5, 0.046, 0.04), None),
-        ((3.0, 0.5, 0.049, 0.04), "learning-rate"),  # more than the first layer's is not needed
-        ((3.0, 0.5, 0.051, 0.04), None),
-        ((0.9, 0.03, 0.04, 0.3), None),  # one that comes back
-        ((0.9, 1e-3, 1e-3, 1e-3), "small-weights"),  # lost by any measure
+        ((0.9, 0.5, 0.044, 0.04), 9e-4, "learning-rate"),  # 5% of 0.9 are 0.045
+        ((0.9, 0.5, 0.044, 0.04), 1.1e-3, None),  # but it learns
+        ((0.9, 0.5, 0.044, 0.04), None, None),  # whether it learns is not known
+        ((0.9, 0.5, 0.046, 0.04), 9e-4, None),
+        ((3.0, 0.5, 0.049, 0.04), 9e-4, "learning-rate"),  # no more than the first layer's
+        ((3.0, 0.5, 0.051, 0.04), 9e-4, None),
+        ((0.9, 0.03, 0.04, 0.3), 9e-4, None),  # one that comes back
+        ((0.9, 1e-3, 1e-3, 1e-3), 1.0, "small-weights"),  # lost by any measure
     ],
 )
 def test_updates_that_wipe_out_the_signal(
-    with_signals: Make, ratios: tuple[float, ...], found: str | None
+    with_signals: Make, ratios: tuple[float, ...], progress: float | None, found: str | None
 ) -> None:
+    made = with_signals(*ratios)
+    answer = None
+    if progress is not None:
+        answer = Response(
+            gradient_common=1.0,
+            gradient_distinct=1.0,
+            change_common=1.0,
+            change_distinct=1.0,
+            resolution=0.0,
+            progress=progress,
+        )
+    made = replace(made, steps=tuple(replace(step, response=answer) for step in made.steps))
     causes = [
         each.cause
-        for each in collapsed_signal.check(with_signals(*ratios), LIMITS)
+        for each in collapsed_signal.check(made, LIMITS)
         if each.severity is Severity.CRITICAL
     ]
     assert causes == ([found] if found else [])
