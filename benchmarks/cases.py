@@ -30,7 +30,7 @@ class Culprit:
 
     Attributes:
         codes: Codes of the findings that name it.
-        layers: Names of layers that place it.
+        layers: Names of modules in which a finding places it right; empty where it has no place.
         fact: Whether it counts as sick whatever training makes of it.
     """
 

@@ -152,18 +152,24 @@ class SequenceClassifier(nn.Module):
         return self.head(output[:, -1])  # type: ignore[no-any-return]
 
 
+def recurrent_core(kind: str, features: int, width: int, layers: int = 1) -> nn.RNNBase:
+    """A vanilla RNN (`rnn-tanh`, `rnn-relu`), LSTM or GRU, initialised by PyTorch."""
+    if kind.startswith("rnn"):
+        return nn.RNN(
+            features, width, layers, nonlinearity=kind.removeprefix("rnn-"), batch_first=True
+        )
+    made: nn.RNNBase = {"lstm": nn.LSTM, "gru": nn.GRU}[kind](
+        features, width, layers, batch_first=True
+    )
+    return made
+
+
 def recurrent(kind: str, features: int, width: int, layers: int, init: str) -> SequenceClassifier:
-    """A vanilla RNN (`rnn-tanh`, `rnn-relu`), LSTM or GRU.
+    """A classifier of sequences around a recurrent layer of some kind.
 
     `identity` starts recurrent matrices as orthogonal ones, and an LSTM with open forget gates.
     """
-    core: nn.RNNBase
-    if kind.startswith("rnn"):
-        core = nn.RNN(
-            features, width, layers, nonlinearity=kind.removeprefix("rnn-"), batch_first=True
-        )
-    else:
-        core = {"lstm": nn.LSTM, "gru": nn.GRU}[kind](features, width, layers, batch_first=True)
+    core = recurrent_core(kind, features, width, layers)
     model = SequenceClassifier(core, width)
     if init != "identity":
         initialise(model, init)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import Case, Culprit
+from benchmarks.cases import Case
+from benchmarks.oracle import layers_at_fault
 from benchmarks.peers import Opinion
 from benchmarks.training import Outcome
 from gradcheckup import Finding, Report
@@ -38,8 +41,10 @@ class Result:
         gentle_score: See `Outcome`.
         right_code: Whether its worst finding names what is known to be wrong; None where nothing
             is known or nothing was found.
-        right_layer: Whether it places it, likewise.
+        right_layer: Whether it places it, likewise; without a known fault, whether it is the layer
+            that `oracle` names.
         severity: Rank of the worst finding, -1 without any.
+        excess: By how many decades the findings of that rank break their limits, the most counting.
         peers: What other detectors say, by name.
     """
 
@@ -61,6 +66,7 @@ class Result:
     right_code: bool | None = None
     right_layer: bool | None = None
     severity: int = -1
+    excess: float = 0.0
     peers: dict[str, Opinion] = field(default_factory=dict)
 
     def opinion(self, tool: str) -> Opinion:
@@ -71,20 +77,33 @@ class Result:
 
     @property
     def distance(self) -> float:
-        """How bad the report is: its worst finding, then how far ratios are from 1 in the end.
+        """How bad the report is: its worst finding, then how far it is on the wrong side.
 
-        The second part is the larger |log10| of gradient and signal ratio, below 1 by division.
+        The second part is the larger of `excess` and |log10| of gradient and signal ratio, their
+        medians over the settled half of the probe; below 1 by division.
         """
-        ratios = [ratio for ratio in (*self.ratios[-1:], *self.signals[-1:]) if ratio is not None]
-        decades = max((_decades(ratio) for ratio in ratios), default=0.0)
-        return self.severity + decades / _MOST_DECADES
+        settled = [series[len(series) // 2 :] for series in (self.ratios, self.signals)]
+        decades = [_decades(ratio) for ratio in map(_median, settled) if ratio is not None]
+        return self.severity + min(max(self.excess, *decades, 0.0), _MOST_DECADES) / _SCALE
 
 
-_MOST_DECADES = 1000.0
+_MOST_DECADES, _SCALE = 999.0, 1000.0
+
+
+def _median(series: Sequence[float | None]) -> float | None:
+    known = [value for value in series if value is not None and not math.isnan(value)]
+    return statistics.median(known) if known else None
 
 
 def _decades(ratio: float) -> float:
-    return abs(math.log10(ratio)) if 0 < ratio < math.inf else _MOST_DECADES - 1
+    return abs(math.log10(ratio)) if 0 < ratio < math.inf else _MOST_DECADES
+
+
+def _excess(finding: Finding) -> float:
+    """Decades between what was observed and the limit; the most where that is no number."""
+    if finding.limit is None:
+        return 0.0
+    return _decades((finding.observed or 0.0) / finding.limit)
 
 
 def identity(case: Case, seed: int, budget: int) -> str:
@@ -97,7 +116,7 @@ def identity(case: Case, seed: int, budget: int) -> str:
 def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report) -> Result:
     """What is kept of an outcome and a report."""
     worst = report.findings[0] if report.findings else None
-    culprit = case.culprit if not report.healthy else None
+    blamed = worst if not report.healthy else None
     return Result(
         identity=identity(case, seed, budget),
         family=case.family,
@@ -117,17 +136,31 @@ def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report)
         losses=[step.loss for step in report.steps],
         late_score=outcome.late_score,
         gentle_score=outcome.gentle_score,
-        right_code=worst.code in culprit.codes if worst and culprit else None,
-        right_layer=_placed(worst, culprit) if worst and culprit else None,
+        right_code=blamed.code in case.culprit.codes if blamed and case.culprit else None,
+        right_layer=_placed(blamed, _fault(case, seed, blamed)) if blamed else None,
         severity=worst.severity.rank if worst else -1,
+        excess=max(
+            (
+                _excess(each)
+                for each in report.findings
+                if each.severity == report.findings[0].severity
+            ),
+            default=0.0,
+        ),
     )
 
 
-def _placed(finding: Finding, culprit: Culprit) -> bool:
-    """Whether the layer it blames is at fault; all of its layers, where it blames none."""
-    named = {finding.culprit} if finding.culprit else set(finding.layers)
-    owners = {name.removesuffix(".weight").removesuffix(".bias") for name in named}
-    return bool(owners & culprit.layers)
+def _fault(case: Case, seed: int, finding: Finding) -> frozenset[str]:
+    """Layers at fault: known from the planting, else named by the oracle."""
+    return case.culprit.layers if case.culprit else layers_at_fault(case, seed, finding.code)
+
+
+def _placed(finding: Finding, layers: frozenset[str]) -> bool | None:
+    """Whether the layer it blames, or else its first one, is at fault; None where no layer is."""
+    if not layers:
+        return None
+    named = finding.culprit or next(iter(finding.layers), "")
+    return any(named == layer or named.startswith(f"{layer}.") for layer in layers)
 
 
 def load(path: Path) -> dict[str, Result]:

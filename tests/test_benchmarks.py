@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from sklearn.metrics import (
     balanced_accuracy_score,
@@ -26,9 +27,22 @@ import gradcheckup
 # At the end of the path: an installed gradcheckup is the one to test.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import examination, networks, results, scores, tables, tasks, training, verdicts
+from benchmarks import (
+    examination,
+    networks,
+    oracle,
+    parts,
+    planted,
+    results,
+    scores,
+    tables,
+    tasks,
+    training,
+    verdicts,
+)
 from benchmarks.cases import OPTIMIZERS, Case
 from benchmarks.families import FAMILIES, cases
+from benchmarks.faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 Run = Callable[..., Result]
@@ -281,17 +295,106 @@ def _forbidden(*_: object) -> training.Outcome:
     raise AssertionError("trained again")
 
 
-def test_a_planted_fault_is_named_and_placed() -> None:
-    wrong = []
-    for fault in ("detached", "not in the optimizer", "bias of -50 before relu"):
-        case = next(each for each in cases("planted", 40) if each.architecture["fault"] == fault)
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_in_a_net_that_trains(name: str) -> None:
+    index = list(FAULTS).index(name)
+    case = next(
+        case
+        for number in range(index, 20 * len(FAULTS), len(FAULTS))
+        if (case := planted.case(number)).optimizer == "sgd-0.01"
+    )
+    assert case.architecture["fault"] == name
+    assert case.culprit is not None
+    model = case.build()
+    assert case.culprit.layers <= {path for path, _ in model.named_modules()}
+    inputs, targets = next(case.task.batches(16, 0))
+    optimizer = case.make_optimizer(model.parameters())
+    case.task.criterion()(model(inputs), targets).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "name", ["detached", "not in the optimizer", "bias of -50 before relu", "zero weights"]
+)
+def test_a_planted_fault_is_named_and_placed(name: str) -> None:
+    case = planted.case(list(FAULTS).index(name))
+    outcome = training.Outcome(label="fails", score=None)
+    found = results.result(case, 0, 1, outcome, examination.judge(case, 0))
+    assert (found.right_code, found.right_layer) == (True, True), found.findings
+    row = [list(column.cells) for column in tables.faults([found]).columns]
+    assert row == [[name], ["1"], ["1"], ["1"], ["1 of 1"], ["1 of 1"]]
+
+
+def test_faults_of_optimizers_are_what_they_say() -> None:
+    def after_a_step(name: str) -> tuple[Case, nn.Module, dict[str, nn.Module]]:
+        case = planted.case(list(FAULTS).index(name))
+        before, model = case.build(), case.build()
+        model.load_state_dict(before.state_dict())
+        optimizer = case.make_optimizer(model.parameters())
+        inputs, targets = next(case.task.batches(16, 0))
+        case.task.criterion()(model(inputs), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return case, model, dict(before.named_modules())
+
+    for name in ("not in the optimizer", "learning rate of 0"):
+        case, model, before = after_a_step(name)
         assert case.culprit is not None
-        assert case.culprit.layers <= {name for name, _ in case.build().named_modules()}
-        outcome = training.Outcome(label="fails", score=None)
-        found = results.result(case, 0, 1, outcome, examination.judge(case, 0))
-        if not (found.right_code and found.right_layer):
-            wrong.append((fault, found.findings))
-    assert not wrong
+        for path, module in model.named_modules():
+            for (_, old), (_, new) in zip(
+                before[path].named_parameters(recurse=False),
+                module.named_parameters(recurse=False),
+                strict=True,
+            ):
+                if new.dim() > 1:
+                    assert old.equal(new) == (path in case.culprit.layers), path
+    _, model, _ = after_a_step("zero_grad forgotten")
+    assert all(each.grad is not None for each in model.parameters())
+
+
+def test_a_sound_net_is_healthy() -> None:
+    for kind in ("mlp", "cnn", "recurrent", "transformer"):
+        case = Case(
+            family="planted",
+            index=0,
+            architecture={"net": kind},
+            optimizer="sgd-0.01",
+            make_optimizer=OPTIMIZERS["sgd-0.01"],
+            task=planted._task(kind),
+            build=lambda kind=kind: nn.Sequential(*parts.sound(kind, 3, "relu")),
+        )
+        assert examination.judge(case, 0).healthy, kind
+
+
+def test_the_oracle_finds_the_layer_that_loses_the_gradient() -> None:
+    def shrunk() -> nn.Module:
+        model = _relu()
+        with torch.no_grad():
+            model.get_submodule("4").weight.mul_(1e-6)  # type: ignore[operator, union-attr]
+        return model
+
+    # dL/dy at layer 2 has to pass the weights of layer 4; in front of it all is well.
+    assert oracle.layers_at_fault(_case(shrunk), 0, "GC101") == {"2"}
+    assert oracle.layers_at_fault(_case(shrunk), 0, "GC102") == set()
+    assert oracle.layers_at_fault(HE_RELU, 0, "GC101") == set()
+    assert oracle.layers_at_fault(DEEP_SIGMOID, 0, "GC101") == {"0"}
+    report = examination.judge(DEEP_SIGMOID, 0)
+    gains = oracle.gains(DEEP_SIGMOID, 0)
+    for layer in report.layers:
+        if layer.name in gains:
+            assert layer.gain == pytest.approx(gains[layer.name], rel=1e-3)
+
+
+def test_a_report_is_as_bad_as_its_worst_finding_then_by_how_far() -> None:
+    mild = dataclasses.replace(_result(1, "fails", healthy=True, ratio=0.3), ratios=[1e-9, 0.3])
+    far = dataclasses.replace(mild, ratios=[1.0, 1e-3])
+    warned = dataclasses.replace(mild, severity=1)
+    sick = dataclasses.replace(mild, severity=2, excess=3.0)
+    sicker = dataclasses.replace(mild, severity=2, excess=1e9)
+    found = [each.distance for each in (mild, far, warned, sick, sicker)]
+    assert found == sorted(found)
+    assert len(set(found)) == 5
+    assert found[2] < 2 < found[3] < found[4] < 3
 
 
 def test_seeds_that_disagree_are_listed() -> None:
