@@ -24,6 +24,7 @@ _BY_CODE: Mapping[str, tuple[str, ...]] = {
     "GC201": ("weight_scale", "normalization", "activation"),
     "GC202": ("activation", "weight_scale", "normalization"),
     "GC203": ("weight_scale", "normalization", "skip_connection"),
+    "GC204": ("weight_scale", "normalization"),
     "GC301": ("optimizer", "normalization"),
     "GC302": ("gradient_clipping", "optimizer"),
     "GC504": ("weight_scale",),

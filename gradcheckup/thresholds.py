@@ -61,6 +61,11 @@ class Thresholds:
         dead_warning: Share of dead units worth a warning: deep plain ReLU nets have up to half at
             initialisation and learn.
         dead_critical: Share of dead units that starves a layer.
+        attention_entropy_warning: Entropy of attention weights, 1 where all are equal, below which
+            it is saturated: with logits x 100 small transformers have .02 to .07, at PyTorch's
+            initialisation .95 to 1.
+        attention_entropy_critical: Nets of several layers that all start below it do not learn
+            with SGD, whatever the task.
         starved_update: A layer whose update ratio is below this share of the median layer's is
             starved; layers of nets that learn stay within a factor 1000 of one another.
         oversized_update: Updates larger than this share of the weights, step after step, replace
@@ -95,6 +100,8 @@ class Thresholds:
     saturation_critical: float = 0.9
     dead_warning: float = 0.5
     dead_critical: float = 0.9
+    attention_entropy_warning: float = 0.1
+    attention_entropy_critical: float = 0.01
     starved_update: float = 1e-4
     oversized_update: float = 1.0
     loss_growth: float = 2.0
@@ -113,6 +120,7 @@ class Thresholds:
             ("gradient_ratio_low", "gradient_ratio_high"),
             ("saturation_warning", "saturation_critical"),
             ("dead_warning", "dead_critical"),
+            ("attention_entropy_critical", "attention_entropy_warning"),
         ):
             if getattr(self, low) > getattr(self, high):
                 raise UsageError(f"threshold {low} must not be above {high}")

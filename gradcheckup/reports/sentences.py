@@ -172,6 +172,24 @@ def _collapsed(evidence: Evidence) -> list[str]:
     return [held, _blind(evidence)]
 
 
+def _sharp(evidence: Evidence) -> list[str]:
+    some, every = evidence.figure("saturated"), evidence.figure("attention")
+    shared = ""
+    if some is not None and every is not None and every > 1:
+        amount = f"all {every:.0f}" if some == every else f"{some:.0f} of {every:.0f}"
+        shared = f"So it is in {amount} layers with attention."
+    left = f"{number(evidence.finding.observed)} of the entropy of equal weights"
+    return [
+        (
+            f"{evidence.worst} attends to next to one key a row: its weights have {left}"
+            f"{evidence.limit}{evidence.when}."
+        ),
+        shared,
+        "Such a softmax hardly passes on what to attend to instead.",
+        _losses(evidence) if evidence.finding.severity is Severity.CRITICAL else "",
+    ]
+
+
 def _times(value: float | None) -> str:
     return number(value) if value is None else factor(value)
 
@@ -278,6 +296,7 @@ _SENTENCES: dict[str, Callable[[Evidence], list[str]]] = {
     "GC201": _saturated,
     "GC202": _dead,
     "GC203": _collapsed,
+    "GC204": _sharp,
     "GC301": _starved,
     "GC302": _oversized,
     "GC303": _unchanged,

@@ -9,10 +9,14 @@ from gradcheckup.records import Finding, Severity
 
 _WRECKED = frozenset({"GC101", "GC104", "GC202", "GC203"})
 """What large steps leave behind; theirs only where it was not there before them."""
+_AT_SCORES = frozenset({"GC104", "GC301"})
+"""What becomes of the layers that make queries and keys; elsewhere it has another cause."""
 
 _EXPLAINS: tuple[tuple[str, frozenset[str]], ...] = (
     # One weight vector for all units: no gradient or no signal can come of it.
     ("GC504", frozenset({"GC104", "GC202", "GC302", "GC101", "GC203", "GC301"})),
+    # A softmax that picks one key: large logits make large gradients, or none for queries and keys.
+    ("GC204", frozenset({"GC102", "GC104", "GC301", "GC302", "GC303", "GC401", "GC402"})),
     # Values that grow, then overflow.
     ("GC102", frozenset({"GC302", "GC401", "GC402", "GC201", "GC202"})),
     ("GC302", frozenset({"GC401", "GC402", "GC201"}) | _WRECKED),
@@ -50,14 +54,27 @@ def fold(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def _follows(finding: Finding, lead: Finding) -> bool:
-    if Severity.INFORMATION in (finding.severity, lead.severity):
-        return False
-    if finding.severity.rank > lead.severity.rank:
+    ranks = (finding.severity.rank, lead.severity.rank)
+    if Severity.INFORMATION.rank in ranks or ranks[0] > ranks[1]:
         return False
     if finding.code == "GC303":  # updates lost in rounding, where the gradient all but vanished
         return finding.cause == "underflow"
+    if lead.code == "GC204" and finding.code in _AT_SCORES:
+        return _beside(finding, lead)
     if lead.code == "GC302" and finding.code in _WRECKED:
         return 0 not in finding.steps
     if {finding.code, lead.code} == {"GC401", "GC402"}:
         return lead.steps <= finding.steps
     return True
+
+
+def _beside(finding: Finding, lead: Finding) -> bool:
+    """Whether all layers of a finding stand in the same modules as those of its lead."""
+    modules = {name.rpartition(".")[0] for name in lead.layers}
+    inside = (
+        *(f"{name}." for name in lead.layers),
+        *(f"{name}." if name else "" for name in modules),
+    )
+    return bool(finding.layers) and all(
+        name in lead.layers or name.startswith(inside) for name in finding.layers
+    )

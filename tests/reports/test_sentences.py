@@ -13,7 +13,7 @@ from gradcheckup.reports.sentences import describe
 
 MakeReport = Callable[..., Report]
 CODES = [
-    *("GC101", "GC102", "GC103", "GC104", "GC201", "GC202", "GC203"),
+    *("GC101", "GC102", "GC103", "GC104", "GC201", "GC202", "GC203", "GC204"),
     *("GC301", "GC302", "GC303", "GC304", "GC401", "GC402"),
     *("GC501", "GC502", "GC503", "GC504", "GC999"),
 ]
@@ -65,6 +65,19 @@ def finding(code: str, **facts: object) -> Finding:
         (
             finding("GC202", observed=1.0, limit=0.9),
             "100% of the units of layer1 never fired (limit 90%), at all 8 steps.",
+        ),
+        (
+            finding(
+                "GC204",
+                observed=0.04,
+                limit=0.1,
+                evidence=(("saturated", 3), ("attention", 4)),
+            ),
+            (
+                "layer1 attends to next to one key a row: its weights have 0.04 of the entropy of "
+                "equal weights (limit 0.1), at all 8 steps. So it is in 3 of 4 layers with "
+                "attention. Such a softmax hardly passes on what to attend to instead."
+            ),
         ),
         (
             finding(

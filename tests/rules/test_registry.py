@@ -19,6 +19,7 @@ EXPECTED = {
     "GC201": "saturated-activation",
     "GC202": "dead-units",
     "GC203": "collapsed-signal",
+    "GC204": "saturated-attention",
     "GC301": "starved-layer",
     "GC302": "oversized-update",
     "GC303": "unchanged-parameters",
