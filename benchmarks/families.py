@@ -102,11 +102,38 @@ def _transformer(index: int) -> Case:
     return draw.case(tasks.digits(8, 8), build)
 
 
+def _attention(index: int) -> Case:
+    draw = Draw("attention", index)
+    depth = draw("depth", (1, 2, 3, 4, 6))
+    width = draw("width", (32, 64))
+    activation = draw("activation", ("relu", "gelu"))
+    order = draw("norm", ("pre", "post"))
+    factor = draw("attention", (1, 1, 10, 30, 100, 1000))
+    pairs = draw("pairs", (3, 5, 8))
+
+    def build() -> nn.Module:
+        model = networks.Transformer(
+            depth,
+            width,
+            activation=activation,
+            pre_norm=order == "pre",
+            dropout=0.0,
+            tokens=pairs + 1,
+            features=20,
+            last=True,
+        )
+        model.scale_attention(factor)
+        return model
+
+    return draw.case(tasks.lookup(pairs), build)
+
+
 FAMILIES: dict[str, Callable[[int], Case]] = {
     "mlp": _mlp,
     "cnn": _cnn,
     "recurrent": _recurrent,
     "transformer": _transformer,
+    "attention": _attention,
     "literature": literature.case,
     "planted": planted.case,
 }

@@ -184,14 +184,24 @@ def recurrent(kind: str, features: int, width: int, layers: int, init: str) -> S
 
 
 class Transformer(nn.Module):
-    """An encoder over eight tokens, whose mean output is classified."""
+    """An encoder over tokens, whose mean or last output is classified."""
 
     def __init__(
-        self, depth: int, width: int, *, activation: str, pre_norm: bool, dropout: float
+        self,
+        depth: int,
+        width: int,
+        *,
+        activation: str,
+        pre_norm: bool,
+        dropout: float,
+        tokens: int = 8,
+        features: int = 8,
+        last: bool = False,
     ) -> None:
         super().__init__()
-        self.embed = nn.Linear(8, width)
-        self.position = nn.Parameter(0.1 * torch.randn(8, width))
+        self.last = last
+        self.embed = nn.Linear(features, width)
+        self.position = nn.Parameter(0.1 * torch.randn(tokens, width))
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width,
@@ -208,11 +218,12 @@ class Transformer(nn.Module):
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classifies token sequences of shape (batch, 8, 8)."""
+        """Classifies token sequences of shape (batch, tokens, features)."""
         x = self.embed(x) + self.position
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x).mean(1))  # type: ignore[no-any-return]
+        x = self.norm(x)
+        return self.head(x[:, -1] if self.last else x.mean(1))  # type: ignore[no-any-return]
 
     def scale_attention(self, factor: float) -> None:
         """Multiplies all attention logits: large ones saturate the softmax."""

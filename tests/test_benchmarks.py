@@ -208,6 +208,16 @@ def test_every_family_builds_and_fits_its_task(family: str) -> None:
         assert loss.dim() == 0
 
 
+def test_a_question_is_answered_by_the_pair_with_its_key() -> None:
+    task = tasks.lookup(5)
+    question = task.inputs[:, -1, :10]
+    matches = (task.inputs[:, :-1, :10] * question[:, None]).sum(-1)
+    assert torch.equal(matches.sum(1), torch.ones(5000))
+    values = (task.inputs[:, :-1, 10:] * matches[:, :, None]).sum(1).argmax(1)
+    assert torch.equal(values, task.targets)
+    assert not task.inputs[:, -1, 10:].any()
+
+
 def test_one_net_under_two_optimizers_is_in_one_half() -> None:
     halves: dict[str, set[str]] = {}
     for case in cases("mlp", 60):
