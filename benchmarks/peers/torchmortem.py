@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import importlib
 import logging
+import math
 import warnings
 from typing import Any
 
@@ -26,19 +27,24 @@ def judge(case: Case, seed: int) -> Opinion:
     logging.getLogger("torchmortem").setLevel(logging.CRITICAL)
     model, optimizer = begin(case, seed)
     autopsy = package.Autopsy(model, optimizer=optimizer, sampling="thorough")
-    steps = 0
+    losses: list[float] = []
+
+    def reported(*_: Any) -> None:
+        # As in a user's loop: after the update. Its hooks keep what they saw until then, so a step
+        # reported later would hold the gradients of the next one.
+        autopsy.step(loss=losses[-1])
+
+    optimizer.register_step_post_hook(reported)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"), autopsy:
             warnings.simplefilter("ignore")
-            losses: list[float] = []
             for moment in moments(case, seed, model, optimizer):
-                if losses:  # a step is reported once its update is made
-                    autopsy.step(loss=losses[-1])
-                losses.append(moment.loss)
-            autopsy.step(loss=losses[-1])
-            steps = len(losses)
+                losses.append(moment.loss)  # noqa: PERF401 - the hook reads it in between
+            if not math.isfinite(losses[-1]):  # the update that would report it is not made
+                reported()
     except Exception as error:  # noqa: BLE001 - a peer that fails is a result, too
-        return Opinion(unhealthy=None, findings=[f"{type(error).__name__} at step {steps}"])
+        failed = f"{type(error).__name__} after step {len(losses)}"
+        return Opinion(unhealthy=None, findings=[failed])
     finally:
         with contextlib.suppress(AttributeError):
             atexit.unregister(autopsy._atexit_handler)  # noqa: SLF001 - it would keep every net

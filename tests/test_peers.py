@@ -1,0 +1,106 @@
+"""What peers are shown: the record that their own code would have made of the same training."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+# At the end of the path: an installed gradcheckup is the one to test.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import networks, tasks
+from benchmarks.cases import OPTIMIZERS, Case
+from benchmarks.peers import torchmortem
+
+
+def case(build: functools.partial[nn.Module], optimizer: str = "sgd-0.01") -> Case:
+    return Case(
+        family="mlp",
+        index=0,
+        architecture={"net": "by hand"},
+        optimizer=optimizer,
+        make_optimizer=OPTIMIZERS[optimizer],
+        task=tasks.digits(),
+        build=build,
+    )
+
+
+def _net(activation: type[nn.Module]) -> nn.Module:
+    return networks.mlp([64, 64, 64, 10], activation)
+
+
+TANH = case(functools.partial(_net, nn.Tanh))
+
+
+@pytest.fixture
+def autopsies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The autopsies that are made, to look at what their collectors hold."""
+    package = pytest.importorskip("torchmortem")
+    made: list[Any] = []
+    begin = package.Autopsy.__init__
+
+    def init(self: Any, *args: Any, **settings: Any) -> None:
+        begin(self, *args, **settings)
+        made.append(self)
+
+    monkeypatch.setattr(package.Autopsy, "__init__", init)
+    return made
+
+
+def _series(autopsy: Any, collector: str, name: str) -> list[float]:
+    (state,) = (each.state() for each in autopsy._collectors if each.name == collector)
+    return [float(row[0]) if row.ndim else float(row) for row in state.series[name]]
+
+
+def test_torchmortem_holds_the_gradients_of_every_step(autopsies: list[Any]) -> None:
+    torchmortem.judge(TANH, 0)
+    torch.manual_seed(0)
+    model = TANH.build()
+    optimizer = TANH.make_optimizer(model.parameters())
+    expected = []
+    for (inputs, targets), _ in zip(TANH.task.batches(64, 0), range(8), strict=False):
+        first = model[0](inputs)
+        first.retain_grad()
+        loss = nn.functional.cross_entropy(model[1:](first), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        expected.append((float(first.grad.norm()), loss.item()))
+    (autopsy,) = autopsies
+    norms, losses = _series(autopsy, "gradient", "grad_norm"), _series(autopsy, "loss", "loss")
+    assert norms == pytest.approx([norm for norm, _ in expected], rel=1e-4)
+    assert losses == pytest.approx([loss for _, loss in expected], rel=1e-4)
+
+
+def test_torchmortem_hears_of_the_step_at_which_training_breaks(autopsies: list[Any]) -> None:
+    def broken() -> nn.Module:
+        model = _net(nn.Tanh)
+        nn.init.constant_(model[0].bias, math.nan)
+        return model
+
+    torchmortem.judge(case(functools.partial(broken)), 0)
+    (autopsy,) = autopsies
+    (loss,) = _series(autopsy, "loss", "loss")
+    assert math.isnan(loss)
+
+
+def test_a_peer_that_fails_says_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pytest.importorskip("torchmortem")
+    step = package.Autopsy.step
+
+    def fail(self: Any, **values: Any) -> None:
+        step(self, **values)
+        if self._step_count == 3:
+            raise RuntimeError
+
+    monkeypatch.setattr(package.Autopsy, "step", fail)
+    opinion = torchmortem.judge(TANH, 0)
+    assert opinion.unhealthy is None
+    assert opinion.findings == ["RuntimeError after step 3"]
