@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import networks, tasks
 from benchmarks.cases import OPTIMIZERS, Case
-from benchmarks.peers import torchmortem
+from benchmarks.peers import autotrainer, record, torchmortem
 
 
 def case(build: functools.partial[nn.Module], optimizer: str = "sgd-0.01") -> Case:
@@ -34,6 +34,14 @@ def case(build: functools.partial[nn.Module], optimizer: str = "sgd-0.01") -> Ca
 
 def _net(activation: type[nn.Module]) -> nn.Module:
     return networks.mlp([64, 64, 64, 10], activation)
+
+
+def _loud(factor: float) -> nn.Module:
+    """Finite everywhere, with outputs so large that the cross-entropy is."""
+    model = networks.mlp([64, 64, 10], nn.ReLU)
+    with torch.no_grad():
+        model[-1].weight.mul_(factor)
+    return model
 
 
 TANH = case(functools.partial(_net, nn.Tanh))
@@ -104,3 +112,31 @@ def test_a_peer_that_fails_says_when(monkeypatch: pytest.MonkeyPatch) -> None:
     opinion = torchmortem.judge(TANH, 0)
     assert opinion.unhealthy is None
     assert opinion.findings == ["RuntimeError after step 3"]
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.0, False), (1e7, True)])
+def test_autotrainer_calls_a_loss_above_1e5_an_explosion(factor: float, expected: bool) -> None:
+    net = case(functools.partial(_loud, factor))
+    model, _ = record.begin(net, 0)
+    with torch.no_grad():
+        loss = float(net.task.criterion()(model(net.task.held_inputs), net.task.held_targets))
+    assert math.isfinite(loss)
+    assert (loss >= 1e5) is expected
+    assert (autotrainer.judge(net, 0).findings == ["explode"]) is expected
+
+
+def test_autotrainer_sees_what_the_last_update_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = 0
+    plain = torch.optim.SGD.step
+
+    def step(self: torch.optim.SGD, *args: Any) -> None:
+        nonlocal steps
+        plain(self, *args)
+        steps += 1
+        if steps == record.STEPS:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(math.nan)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    assert autotrainer.judge(TANH, 0).findings == ["explode"]
+    assert steps == record.STEPS

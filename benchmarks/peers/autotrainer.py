@@ -31,6 +31,8 @@ SWING, SWINGS = 0.03, 0.2
 """zeta, eta: falls of the accuracy that count, and how many of them per epoch oscillate."""
 SLOW_GAIN = 0.01
 """delta: a largest gain in accuracy below this is slow convergence."""
+EXPLODED_LOSS = 1e5
+"""A held-out loss from this on counts as an explosion, like one that is not finite."""
 SATISFIED = 0.7
 """Theta: accuracy from which a net has converged."""
 
@@ -48,11 +50,14 @@ class _Watch:
         """Reads one step."""
         task = case.task
         rows = slice(len(task.held_inputs))  # as many as are held out: a batch's score is noise
-        self.train.append(_score(case, moment, task.inputs[rows], task.targets[rows]))
-        self.held.append(_score(case, moment, task.held_inputs, task.held_targets))
+        outputs, held = (_outputs(moment, each) for each in (task.inputs[rows], task.held_inputs))
+        self.train.append(task.score(outputs, task.targets[rows]))
+        self.held.append(task.score(held, task.held_targets))
+        held_loss = float(task.criterion()(held, task.held_targets))
         gradients = list(moment.gradients().values())
         kernels = [float(each.double().norm()) for each in gradients if each.dim() > 1]
-        if not all(map(math.isfinite, (moment.loss, *kernels))):
+        finite = all(bool(each.isfinite().all()) for each in gradients)
+        if not finite or not math.isfinite(moment.loss) or not held_loss < EXPLODED_LOSS:
             self.broken = True
             return
         size = sum(each.numel() for each in gradients)
@@ -78,7 +83,7 @@ def judge(case: Case, seed: int) -> Opinion:
     model, optimizer = begin(case, seed)
     for moment in moments(case, seed, model, optimizer):
         watch.see(case, moment)
-    if watch.broken:
+    if watch.broken or not all(bool(each.isfinite().all()) for each in model.parameters()):
         return Opinion(unhealthy=True, score=worst([math.inf]), findings=["explode"])
     found = _issues(watch)
     score = worst(list(watch.excesses.values()))
@@ -95,12 +100,12 @@ def _issues(watch: _Watch) -> list[str]:
     return ["unstable"] if _oscillates(watch.train) else []
 
 
-def _score(case: Case, moment: Moment, inputs: Tensor, targets: Tensor) -> float:
+def _outputs(moment: Moment, inputs: Tensor) -> Tensor:
     moment.model.eval()
     with torch.no_grad():
         outputs: Tensor = moment.model(inputs)
     moment.model.train()
-    return case.task.score(outputs, targets)
+    return outputs
 
 
 def _largest_gain(scores: Sequence[float]) -> float:
