@@ -106,7 +106,7 @@ def test_autotrainer_counts_swings_of_the_accuracy(scores: list[float], expected
     ("net", "finding"),
     [
         (functools.partial(_shifted, nn.ReLU, -50.0), "dead activations"),
-        (functools.partial(_shifted, nn.Tanh, 50.0), "saturated activations"),
+        (functools.partial(_shifted, nn.Tanh, 50.0), "zero gradients"),
         (functools.partial(_shifted, nn.ReLU, math.nan), "NaN gradients"),
     ],
 )

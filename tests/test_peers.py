@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import networks, tasks
 from benchmarks.cases import OPTIMIZERS, Case
-from benchmarks.peers import autotrainer, record, torchmortem
+from benchmarks.peers import autotrainer, dlcheck, record, torchmortem
 
 
 def case(build: functools.partial[nn.Module], optimizer: str = "sgd-0.01") -> Case:
@@ -34,6 +34,16 @@ def case(build: functools.partial[nn.Module], optimizer: str = "sgd-0.01") -> Ca
 
 def _net(activation: type[nn.Module]) -> nn.Module:
     return networks.mlp([64, 64, 64, 10], activation)
+
+
+def _tiny(activation: type[nn.Module]) -> nn.Module:
+    """Hidden units near 0: |y| of a tanh averages far below DLCheck's .05."""
+    model = networks.mlp([64, 64, 64, 10], activation)
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            for each in layer.parameters():
+                each.mul_(1e-3)
+    return model
 
 
 def _loud(factor: float) -> nn.Module:
@@ -112,6 +122,15 @@ def test_a_peer_that_fails_says_when(monkeypatch: pytest.MonkeyPatch) -> None:
     opinion = torchmortem.judge(TANH, 0)
     assert opinion.unhealthy is None
     assert opinion.findings == ["RuntimeError after step 3"]
+
+
+def test_dlcheck_reports_no_saturation_as_its_original() -> None:
+    net = case(functools.partial(_tiny, nn.Tanh))
+    model, _ = record.begin(net, 0)
+    inputs, _ = next(net.task.batches(64, 0))
+    with torch.no_grad():  # what its unreachable check would object to
+        assert float(model[:4](inputs).abs().mean()) < 0.05
+    assert not any("saturated" in each for each in dlcheck.judge(net, 0).findings)
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(1.0, False), (1e7, True)])

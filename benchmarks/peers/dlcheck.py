@@ -3,7 +3,8 @@
 DLCheck (github.com/QEDan/DLCheck) is a Lightning callback that takes its checks from TFCheck and
 DeepDiagnosis and prints a report after training; here the probe's eight steps are the one epoch.
 Checks that never reach that report (initial variance, unchanged checksums, input ranges) are left
-out: the first would call every bias that starts at zero a fault.
+out: the first would call every bias that starts at zero a fault. So is that of saturation: the
+report asks it only of layers whose zeros were counted, which are ReLUs.
 """
 
 from __future__ import annotations
@@ -26,8 +27,6 @@ SLOW_UPDATE, UNSTABLE_UPDATE = 1e-8, 10.0
 """Limits of lr * mean |g| / mean |W|, on average over batches."""
 DEAD_SHARE = 0.95
 """Zeros among a ReLU's outputs."""
-SATURATED, FAINT = 0.95, 0.05
-"""Limits of the mean |y| of a sigmoid or tanh."""
 
 
 @dataclass(slots=True)
@@ -37,7 +36,6 @@ class _Watch:
     batches: int = 0
     updates: dict[str, float] = field(default_factory=dict)
     zeros: dict[str, list[float]] = field(default_factory=dict)
-    sizes: dict[str, list[float]] = field(default_factory=dict)
     problems: dict[str, float] = field(default_factory=dict)
 
     def see(self, moment: Moment) -> None:
@@ -66,10 +64,6 @@ class _Watch:
             self._add("unstable learning", excess(total / self.batches, UNSTABLE_UPDATE))
         for shares in self.zeros.values():
             self._add("dead activations", excess(sum(shares) / len(shares), DEAD_SHARE))
-        for sizes in self.sizes.values():
-            mean = sum(sizes) / len(sizes)
-            over, under = excess(mean, SATURATED), excess(mean, FAINT, above=False)
-            self._add("saturated activations", max(over, under))
 
     def _add(self, problem: str, by: float) -> None:
         self.problems[problem] = max(by, self.problems.get(problem, -1000.0))
@@ -94,22 +88,19 @@ def judge(case: Case, seed: int) -> Opinion:
 
 @contextmanager
 def _watched(model: nn.Module, watch: _Watch) -> Iterator[None]:
-    """Sees activations that are modules, while it is open."""
+    """Sees ReLUs that are modules, while it is open."""
 
     def hook(name: str) -> Any:
         def seen(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            del inputs
-            if isinstance(module, nn.ReLU):
-                watch.zeros.setdefault(name, []).append(float((output == 0).float().mean()))
-            else:
-                watch.sizes.setdefault(name, []).append(float(output.detach().abs().mean()))
+            del module, inputs
+            watch.zeros.setdefault(name, []).append(float((output == 0).float().mean()))
 
         return seen
 
     handles = [
         module.register_forward_hook(hook(name))
         for name, module in model.named_modules()
-        if isinstance(module, (nn.ReLU, nn.Sigmoid, nn.Tanh))
+        if isinstance(module, nn.ReLU)
     ]
     try:
         yield
