@@ -1,7 +1,7 @@
 """Attention that is saturated, attention that is sharp by right, and softmaxes that are neither.
 
-Every net was trained with the optimizer that it is judged with, for 500 steps: `learns` and `fails`
-below are what became of it, on the digits (chance is .10) or on a task of looking things up.
+Where a docstring says what becomes of a net, it was trained for 500 steps with the optimizer that it
+is judged with, on the digits (chance is .10). The others ask only whether a softmax is attention.
 """
 
 from __future__ import annotations
