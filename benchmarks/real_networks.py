@@ -103,7 +103,7 @@ def _finite(step: gradcheckup.Step) -> float | None:
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("real_networks.jsonl"),
     show_default=True,
-    help="Results, one line of JSON each; what is there already is not done again.",
+    help="Results, one line of JSON each; only what is not there, or was skipped, is done.",
 )
 @click.option(
     "--reports",
@@ -160,9 +160,11 @@ def _run(
         task = bar.add_task("", total=len(todo))
         for line in todo:
             bar.update(task, description=f"{line.model} {line.setting}")
-            if line.key not in done:
+            known = done.get(line.key)
+            if known is None or known.note:  # with other limits it may not be skipped again
                 found = examine(line, memory=memory, limit=limit, reports=reports)
-                append_line(output, asdict(found))
+                if found != known:
+                    append_line(output, asdict(found))
             bar.advance(task)
 
 

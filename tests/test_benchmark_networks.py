@@ -52,6 +52,11 @@ def test_what_does_not_fit_is_skipped_with_a_note(tmp_path: Path) -> None:
     assert skipped.exit_code == 0, skipped.output
     assert {line.healthy for line in lines(tmp_path)} == {None}
     assert all("GiB of 0.001" in line.note for line in lines(tmp_path))
+    text = (tmp_path / "new" / "lines.jsonl").read_text()
+    run(tmp_path, "--memory", "0.001")
+    assert (tmp_path / "new" / "lines.jsonl").read_text() == text
+    run(tmp_path)
+    assert all(line.label for line in lines(tmp_path))
 
 
 def test_what_takes_too_long_is_stopped_early(monkeypatch: pytest.MonkeyPatch) -> None:
