@@ -65,6 +65,9 @@ class LayerRecord:
         gradient_ratio: `gradient_norm` over that of the reference layer of the step (over all
             calls of it).
         gain: `gradient_norm` over that of the next layer of the same role, like with like.
+        gradient_underflow: Share of the non-zero elements of dL/dy below the smallest normal number
+            of their format (6.1e-5 in float16), where bits are lost; 1 where all are 0. None for
+            formats that reach as far down as float32, such as bfloat16.
         signal: RMS over features of the standard deviation of y over the batch.
         signal_ratio: `signal` over that of the first layer (see `first_layer`).
         saturation: Share of pre-activations where the derivative is below a fraction of its
@@ -99,6 +102,7 @@ class LayerRecord:
     gradient_norm: float | None = None
     gradient_ratio: float | None = None
     gain: float | None = None
+    gradient_underflow: float | None = None
     signal: float | None = None
     signal_ratio: float | None = None
     saturation: float | None = None
@@ -152,6 +156,10 @@ class ParameterRecord:
         trainable: `requires_grad`.
         learning_rate: That of its parameter group; None when it is in no group.
         gradient_norm: L2 norm of its gradient; None when there is none.
+        gradient_lost: Share of its gradient g that a 16-bit format rounds away:
+            1 - <g, g'> / ||g'||^2, where g' is that of the loss times a power of two. Measured in
+            the second half of the probe, where layers have gradients below the format's range;
+            None elsewhere, and where g' is 0 as well.
         carried_norm: L2 norm of what stood in `.grad` when the step began, after `zero_grad`.
         weight_norm: L2 norm before the step.
         update_norm: L2 norm of the change that the optimizer made.
@@ -165,6 +173,7 @@ class ParameterRecord:
     trainable: bool
     learning_rate: float | None = None
     gradient_norm: float | None = None
+    gradient_lost: float | None = None
     carried_norm: float | None = None
     weight_norm: float | None = None
     update_norm: float | None = None

@@ -119,6 +119,24 @@ def share_outside(tensor: Tensor, low: float, high: float) -> Tensor:
     return ((values < low) | (values > high)).float().mean()
 
 
+def underflow(gradient: Tensor) -> Tensor | None:
+    """Share of the non-zero elements that lie below the smallest normal number of their format.
+
+    Below 6.1e-5 float16 loses bits, below 6e-8 everything. Zeros say nothing: a ReLU makes them.
+
+    Returns:
+        A 0-d tensor, 1 where no element but 0 is left; None for formats that reach as far down as
+        float32, such as bfloat16.
+    """
+    values = flat_values(gradient)
+    if not values.numel() or torch.finfo(values.dtype).tiny <= torch.finfo(torch.float32).tiny:
+        return None
+    sizes = values.abs()
+    kept = (sizes >= torch.finfo(values.dtype).tiny).sum()
+    present = (sizes > 0).sum()
+    return torch.where(present > 0, 1 - kept / present, 1.0)
+
+
 def unit_peaks(tensor: Tensor, dim: int) -> Tensor:
     """Largest value of each unit (index along `dim`) over everything else; shape (units,)."""
     values = tensor.detach()

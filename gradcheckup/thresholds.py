@@ -71,6 +71,12 @@ class Thresholds:
         oversized_update: Updates larger than this share of the weights, step after step, replace
             the weights instead of improving them; a usual one is 1e-3.
         loss_growth: The loss has diverged when it settles above this multiple of the first one.
+        underflow_warning: Share of a weight's gradient that float16 rounds away, from which it is
+            worth a warning: as the loss falls, more is lost.
+        underflow_critical: Share from which the gradient counts as gone. Nets in which all weights
+            lost .9 and more did not learn, those that lost .1 to .4 did.
+        underflow_share: Share of the weights that have to lose their gradient for the net to fail
+            with Adam; with SGD all of them have to.
         carried_gradient: Gradient left over from earlier steps, against this step's, that counts
             as accumulating.
         symmetric_spread: Rows closer than this relative distance are the same weight vector;
@@ -105,6 +111,9 @@ class Thresholds:
     starved_update: float = 1e-4
     oversized_update: float = 1.0
     loss_growth: float = 2.0
+    underflow_warning: float = 0.1
+    underflow_critical: float = 0.9
+    underflow_share: float = 0.6
     carried_gradient: float = 1e-3
     symmetric_spread: float = 1e-5
     unseen_fraction: float = 1e-6
@@ -121,6 +130,7 @@ class Thresholds:
             ("saturation_warning", "saturation_critical"),
             ("dead_warning", "dead_critical"),
             ("attention_entropy_critical", "attention_entropy_warning"),
+            ("underflow_warning", "underflow_critical"),
         ):
             if getattr(self, low) > getattr(self, high):
                 raise UsageError(f"threshold {low} must not be above {high}")

@@ -39,6 +39,7 @@ class Event:
     dead: Tensor | None = None
     attention_entropy: Tensor | None = None
     gradients: list[Tensor] = field(default_factory=list)
+    underflow: Tensor | None = None
     nodes: list[Node] = field(default_factory=list)
     hooked: bool = False
     value: Tensor | None = None
@@ -49,6 +50,8 @@ class Event:
     def read(self, gradient: Tensor) -> None:
         """Adds a gradient of the output, or of a part of it."""
         self.gradients.append(statistics.norm(gradient))
+        if self.underflow is None:  # of one output, as a rule the only one
+            self.underflow = statistics.underflow(gradient)
         if self.value is not None and self.value.shape == gradient.shape:
             self.gradient = gradient.detach()
 
@@ -76,6 +79,7 @@ class Measured:
     time_profile: tuple[float, ...]
     time_steps: int
     dependence: float | None
+    gradient_underflow: float | None
 
 
 class Tray:
@@ -128,6 +132,7 @@ def read_out(events: Sequence[Event], places: Sequence[Place]) -> list[Measured]
             [tray.put(gradient) for gradient in event.gradients],
             [tray.put(norm) for norm in event.passage.norms] if event.passage else [],
             [tray.put(each) for each in event.dependences],
+            tray.put(event.underflow),
         )
         for event in events
     ]
@@ -150,10 +155,19 @@ def read_out(events: Sequence[Event], places: Sequence[Place]) -> list[Measured]
             time_profile=tuple(readings[slot] for slot in times if slot is not None),
             time_steps=event.passage.length if event.passage else 0,
             dependence=_largest(readings[slot] for slot in linked if slot is not None),
+            gradient_underflow=readings.get(underflow),
         )
-        for event, place, (signal, peak, saturation, dead, entropy, norms, times, linked) in zip(
-            events, places or [Place()] * len(events), slots, strict=True
-        )
+        for event, place, (
+            signal,
+            peak,
+            saturation,
+            dead,
+            entropy,
+            norms,
+            times,
+            linked,
+            underflow,
+        ) in zip(events, places or [Place()] * len(events), slots, strict=True)
     ]
 
 

@@ -41,6 +41,7 @@ def assemble(
             bottleneck=each.place.bottleneck,
             gate=each.place.gate,
             gradient_norm=each.gradient_norm,
+            gradient_underflow=each.gradient_underflow,
             signal=each.signal,
             saturation=each.saturation,
             dead_fraction=each.dead_fraction,

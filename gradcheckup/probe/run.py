@@ -7,21 +7,23 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradcheckup.capture import Capture, respond, without_effect
+from gradcheckup.capture.readings import Measured
 from gradcheckup.errors import GradcheckupError, LossError, ModelError
 from gradcheckup.probe.batches import copied
 from gradcheckup.probe.ledger import Ledger
 from gradcheckup.probe.objective import Objective
+from gradcheckup.probe.precision import Gradients, differentiate, gradients_lost, scale_for
 from gradcheckup.probe.profile import assemble
 from gradcheckup.probe.safekeeping import RandomStates, replay
 from gradcheckup.probe.subject import Subject
-from gradcheckup.records import Recording, Response, Step
+from gradcheckup.records import ParameterRecord, Recording, Response, Step
 from gradcheckup.thresholds import Thresholds
 from gradcheckup.tracebacks import one_line, user_traceback
 
@@ -58,7 +60,8 @@ def probe(
             if index == steps // 2:
                 bench.capture.forget_units()
                 bench.capture.keeps_outputs = objective.compute_loss is None
-            measured.append(bench.step(index, batches[index % len(batches)]))
+            batch = batches[index % len(batches)]
+            measured.append(bench.step(index, batch, settled=index >= steps // 2))
             if on_step:
                 on_step(index + 1, steps)
             if not math.isfinite(measured[-1].loss):
@@ -95,10 +98,10 @@ class _Bench:
     capture: Capture
     ledger: Ledger
 
-    def step(self, index: int, batch: Any) -> Step:
+    def step(self, index: int, batch: Any, *, settled: bool) -> Step:
         """One optimizer step, as users write it, between measurements."""
         optimizer, capture = self.subject.optimizer, self.capture
-        given, states = batch, RandomStates() if capture.keeps_outputs else None
+        given, states = batch, RandomStates() if settled else None
         batch = copied(given, self.ledger.device)
         optimizer.zero_grad()
         self.ledger.begin()
@@ -125,13 +128,39 @@ class _Bench:
         if not line_search:
             with _blamed(capture, "optimizer step"):
                 optimizer.step()
-        return assemble(
-            index,
-            float(losses[0]),
-            layers,
-            self.ledger.end(),
-            self._response(given, states),
-        )
+        parameters = self.ledger.end()
+        if states is not None:
+            parameters = self._with_losses(parameters, layers, given, states)
+        return assemble(index, float(losses[0]), layers, parameters, self._response(given, states))
+
+    def _with_losses(
+        self,
+        parameters: list[ParameterRecord],
+        layers: Sequence[Measured],
+        batch: Any,
+        states: RandomStates,
+    ) -> list[ParameterRecord]:
+        """What a 16-bit format rounds away from the gradients, where that may be much."""
+        scale = scale_for(layers)
+        if scale is None:
+            return parameters
+        model = self.subject.model
+
+        def gradients(factor: float) -> Gradients:
+            with replay(states, model):
+                loss = self.objective.loss(model, copied(batch, self.ledger.device))
+                return differentiate(loss, trained, factor)
+
+        trained = [each for _, each in self.ledger.parameters if each.requires_grad]
+        try:
+            found = gradients_lost(gradients(1.0), gradients(scale), scale)
+        except Exception:  # noqa: BLE001 - what cannot be differentiated twice: one measure less
+            return parameters
+        lost = {id(each): share for each, share in zip(trained, found, strict=True)}
+        return [
+            replace(record, gradient_lost=lost.get(id(each)))
+            for record, (_, each) in zip(parameters, self.ledger.parameters, strict=True)
+        ]
 
     def _response(self, batch: Any, states: RandomStates | None) -> Response | None:
         """What the update changed in the outputs on its own batch; None where it cannot be told."""

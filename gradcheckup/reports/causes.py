@@ -13,6 +13,7 @@ _WORDS = {
     "dead-units": "units that never fire and pass nothing back",
     "saturation": "saturated activations, whose slope is next to 0",
     "underflow": "numbers too small for the precision of the weights",
+    "float16-range": "gradients near 6e-8 and below, which float16 takes for 0",
     "detached": "the graph is cut on the way: detach(), .item(), .data, argmax or a new tensor",
     "no-grad-context": "this part of forward runs under torch.no_grad() or inference_mode()",
     "not-in-optimizer": "these parameters were not given to the optimizer",

@@ -13,7 +13,7 @@ from gradcheckup.records import Finding, Severity
 from gradcheckup.report import Report
 from gradcheckup.reports.evidence import Evidence
 from gradcheckup.reports.names import spoken
-from gradcheckup.reports.numbers import factor, number, percent
+from gradcheckup.reports.numbers import count, factor, number, percent
 
 _NOTICEABLE = 0.01
 """The change of a weight that a pace is told by."""
@@ -252,6 +252,20 @@ def _not_finite(what: str) -> Callable[[Evidence], list[str]]:
     return describe_not_finite
 
 
+def _underflowing(evidence: Evidence) -> list[str]:
+    observed, total = evidence.finding.observed, evidence.figure("total")
+    amount = int(evidence.figure("parameters") or len(evidence.finding.layers))
+    of = f" of {count(int(total), 'weight')}" if total else ""
+    share = f": {percent(observed)} of it at {evidence.worst}" if observed is not None else ""
+    return [
+        (
+            f"float16 rounds away the gradient of {evidence.layers}{share}{evidence.percent_limit}"
+            f"{evidence.when}."
+        ),
+        f"This holds for {amount}{of}; with a scaled loss they get their gradient.",
+    ]
+
+
 def _unused(evidence: Evidence) -> list[str]:
     return [f"{evidence.share} had no part in the loss: {evidence.layers}."]
 
@@ -303,6 +317,7 @@ _SENTENCES: dict[str, Callable[[Evidence], list[str]]] = {
     "GC304": _accumulating,
     "GC401": _not_finite("output"),
     "GC402": _not_finite("gradient"),
+    "GC403": _underflowing,
     "GC501": _unused,
     "GC502": _frozen,
     "GC503": _misspelt,

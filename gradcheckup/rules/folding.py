@@ -20,6 +20,8 @@ _EXPLAINS: tuple[tuple[str, frozenset[str]], ...] = (
     # Values that grow, then overflow.
     ("GC102", frozenset({"GC302", "GC401", "GC402", "GC201", "GC202"})),
     ("GC302", frozenset({"GC401", "GC402", "GC201"}) | _WRECKED),
+    # What is too small for its format is no gradient any more.
+    ("GC403", frozenset({"GC301", "GC303"})),
     # A layer through which nothing passes in time starves what is in front of it, or floods it.
     ("GC105", frozenset({"GC101", "GC102", "GC203", "GC301", "GC302", "GC303", "GC401", "GC402"})),
     # A NaN or Inf that spreads: the earlier step tells which of the two came first.
@@ -29,7 +31,7 @@ _EXPLAINS: tuple[tuple[str, frozenset[str]], ...] = (
     ("GC202", frozenset({"GC201", "GC101", "GC203", "GC104", "GC301"})),
     ("GC201", frozenset({"GC101", "GC203", "GC104", "GC301"})),
     # A gradient that fades: signal, updates and float resolution go with it.
-    ("GC101", frozenset({"GC203", "GC301", "GC303", "GC201", "GC202"})),
+    ("GC101", frozenset({"GC203", "GC301", "GC303", "GC201", "GC202", "GC403"})),
     ("GC203", frozenset({"GC101", "GC301", "GC201", "GC202"})),
 )
 """Causes, the deepest first, and what each explains."""

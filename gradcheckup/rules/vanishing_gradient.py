@@ -17,10 +17,10 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     low = thresholds.gradient_ratio_low
 
     severity, limit = Severity.CRITICAL, query.fading_limit(recording, thresholds)
-    steps = query.persistent(recording, lambda step: _vanishes(step, limit, low))
+    steps = query.persistent(recording, lambda step: _vanishes(step, limit, thresholds))
     if not steps:
         severity, limit = Severity.WARNING, low
-        steps = query.persistent(recording, lambda step: _vanishes(step, low, low))
+        steps = query.persistent(recording, lambda step: _vanishes(step, low, thresholds))
     if not steps or _climbs(recording):
         return
     step = recording.steps[steps[0]]
@@ -55,12 +55,26 @@ def _climbs(recording: Recording) -> bool:
     return query.recovers(ratios) or (holds and query.recovers(signals))
 
 
-def _vanishes(step: Step, limit: float, low: float) -> bool:
+def _vanishes(step: Step, limit: float, thresholds: Thresholds) -> bool:
     """Whether the gradient is lost; or fades, while the signal on its way forward is lost."""
-    ratio, signal = step.end_to_end_ratio, step.end_to_end_signal
+    low, signal = thresholds.gradient_ratio_low, step.end_to_end_signal
+    ratio = _ratio(step, thresholds.underflow_critical)
     if ratio is None or not ratio < low or not _fades(step, low):
         return False
     return ratio < limit or (signal is not None and signal < limit)
+
+
+def _ratio(step: Step, gone: float) -> float | None:
+    """The end-to-end ratio; of what float16 has taken for 0, how far it had faded before."""
+    lost = {
+        each.layer
+        for each in step.parameters
+        if each.gradient_lost is not None and each.gradient_lost >= gone and query.is_matrix(each)
+    }
+    if step.first is None or step.first.name not in lost:
+        return step.end_to_end_ratio
+    kept = [layer for layer in query.hidden(step, Role.WEIGHT) if layer.name not in lost]
+    return min((layer.gradient_ratio for layer in kept if layer.gradient_ratio), default=None)
 
 
 def _fades(step: Step, low: float) -> bool:

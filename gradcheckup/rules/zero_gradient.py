@@ -19,7 +19,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         for name, each in records.items()
         if all(step.trainable and step.learning_rate for step in each)
     }
-    zero = [name for name, each in trained.items() if all(p.gradient_norm == 0 for p in each)]
+    zero = [name for name, each in trained.items() if all(map(_is_zero, each))]
     weights = [name for name in zero if query.is_matrix(records[name][0])]
     if weights:
         yield _zero(recording, [records[name][0] for name in weights], len(trained))
@@ -32,6 +32,11 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     ]
     if tiny:
         yield _structural(recording, [records[name][0] for name in tiny])
+
+
+def _is_zero(parameter: ParameterRecord) -> bool:
+    """Whether its gradient is 0, and not only too small for its format, which is GC403's."""
+    return parameter.gradient_norm == 0 and parameter.gradient_lost is None
 
 
 def _zero(recording: Recording, zero: list[ParameterRecord], total: int) -> Finding:
@@ -119,7 +124,8 @@ RULE = Rule(
     name="zero-gradient",
     summary="gradients that are exactly zero at every step",
     formula=(
-        "A weight matrix in the optimizer whose gradient is exactly 0 at every step of the probe. "
+        "A weight matrix in the optimizer whose gradient is exactly 0 at every step of the probe, "
+        "and with a scaled loss too where float16 may be the reason (see GC403). "
         "Critical unless its layer can be bypassed and receives no gradient itself (an unrouted "
         "expert), or has other matrices that train (an LSTM's backward direction, of which only "
         "the "

@@ -26,6 +26,7 @@ EXPECTED = {
     "GC304": "accumulating-gradient",
     "GC401": "non-finite-activation",
     "GC402": "non-finite-gradient",
+    "GC403": "underflowing-gradient",
     "GC501": "unused-parameters",
     "GC502": "frozen-parameters",
     "GC503": "misspelt-requires-grad",
