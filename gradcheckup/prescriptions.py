@@ -12,7 +12,7 @@ _BY_CAUSE: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("GC101", "small-weights"): ("weight_scale", "normalization", "skip_connection"),
     ("GC102", "normalisation-growth"): ("skip_connection", "gradient_clipping"),
     ("GC102", "learning-rate"): ("gradient_clipping", "optimizer"),
-    ("GC105", "large-weights"): ("gradient_clipping", "weight_scale"),
+    ("GC105", "large-recurrent-weights"): ("gradient_clipping", "weight_scale"),
     ("GC203", "learning-rate"): ("optimizer", "normalization", "gradient_clipping"),
     ("GC203", "small-weights"): ("weight_scale", "normalization", "skip_connection"),
 }

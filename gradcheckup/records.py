@@ -305,6 +305,8 @@ class Recording:
         never_called: Modules that own parameters and did not run.
         without_effect: Layers that ran and received no gradient, and whose values do not reach the
             loss either: an auxiliary head that the loss leaves out.
+        telling: Recurrent layers with a fading `time_profile` whose states the loss knows how to
+            use: it rises by more than a tenth where the samples of a batch exchange them.
         misspelt: Attributes that look like a misspelt or misplaced `requires_grad`, as
             ``fc1.weight.require_grad``.
     """
@@ -316,6 +318,7 @@ class Recording:
     batches: int = 1
     never_called: tuple[str, ...] = ()
     without_effect: tuple[str, ...] = ()
+    telling: tuple[str, ...] = ()
     misspelt: tuple[str, ...] = ()
 
     @property

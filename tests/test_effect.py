@@ -86,3 +86,45 @@ def test_the_question_leaves_no_hook_and_no_random_number_behind() -> None:
     gradcheckup.diagnose(net, DATA, nn.CrossEntropyLoss())
     assert torch.equal(torch.rand(1), expected)
     assert all(not module._forward_hooks for module in net.modules())
+
+
+class Reader(nn.Module):
+    """Reads the last output of a GRU, or of a loop over a cell."""
+
+    def __init__(self, *, loop: bool, batch_first: bool) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        self.rnn: nn.Module = nn.GRUCell(1, 8) if loop else nn.GRU(1, 8, batch_first=batch_first)
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.batch_first:
+            x = x.movedim(1, 0)
+        if isinstance(self.rnn, nn.GRU):
+            last = self.rnn(x)[0][:, -1] if self.batch_first else self.rnn(x)[0][-1]
+        else:
+            last = x.new_zeros(x.shape[int(not self.batch_first)], 8)
+            for now in x.unbind(int(self.batch_first)):
+                last = self.rnn(now, last)
+        out: Tensor = self.head(last)
+        return out
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("loop", [True, False])
+@pytest.mark.parametrize("trained", [True, False])
+def test_states_that_the_loss_can_use_are_missed(
+    trained: bool, loop: bool, batch_first: bool
+) -> None:
+    """The target is the last of 40 inputs; a net that has learnt it cannot do with another's."""
+    torch.manual_seed(0)
+    net = Reader(loop=loop, batch_first=batch_first)
+    x = torch.randn(64, 40, 1)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(60 if trained else 0):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(net(x), x[:, -1]).backward()
+        optimizer.step()
+    y = x[:, -1] if trained else torch.randn(64, 1)
+    report = gradcheckup.diagnose(net, (x, y), nn.MSELoss(), steps=2)
+    assert report.recording.telling == (("rnn",) if trained else ())

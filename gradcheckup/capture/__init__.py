@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from gradcheckup.capture.effect import without_effect
+from gradcheckup.capture.effect import telling, without_effect
 from gradcheckup.capture.hooks import Capture
 from gradcheckup.capture.readings import Measured
 from gradcheckup.capture.response import respond
 
-__all__ = ["Capture", "Measured", "respond", "without_effect"]
+__all__ = ["Capture", "Measured", "respond", "telling", "without_effect"]

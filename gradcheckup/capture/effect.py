@@ -1,7 +1,9 @@
-"""Which layers without a gradient matter to the loss at all: found by changing their output.
+"""What the values of a layer do to the loss: found by changing its output.
 
 A layer behind which the graph is cut (`detach`, `argmax`) and a head that nothing uses look the
-same in the graph. Their values tell them apart: only the first one's reach the loss.
+same in the graph. Their values tell them apart: only the first one's reach the loss. Likewise a
+recurrent layer that has nothing to say about the targets yet and one that has said it all get
+gradients of no pattern; only the second one's values are missed.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 _SAME = 1e-6
+_MISSED = 0.1
 
 
 def without_effect(
@@ -31,8 +34,50 @@ def without_effect(
     )
 
 
-def _loss_with_other_output(module: nn.Module, evaluate: Callable[[], float]) -> float:
-    handle = module.register_forward_hook(lambda *call: _other(call[-1]))
+def telling(
+    names: Iterable[str], modules: Mapping[str, nn.Module], evaluate: Callable[[], float]
+) -> tuple[str, ...]:
+    """Those of some recurrent layers whose states the loss knows how to use.
+
+    Where the samples of a batch exchange their states, the loss rises by more than a tenth.
+
+    Args:
+        names: Of layers whose outputs have the batch in the dimension that torch's have.
+        modules: By name.
+        evaluate: Computes the loss, the same one each time.
+    """
+    plain = evaluate()
+    return tuple(
+        name
+        for name in names
+        if _loss_with_other_output(modules[name], evaluate, _exchanged) - plain
+        > _MISSED * abs(plain)
+    )
+
+
+def _exchanged(module: nn.Module, output: Any) -> Any:
+    """Every sample has the output of the one before it."""
+    if isinstance(module, nn.RNNBase):
+        sequence, state = output
+        if isinstance(sequence, Tensor):
+            batch = 0 if module.batch_first else 1
+            sequence = sequence.roll(1, batch) if sequence.ndim > 2 else sequence
+        return sequence, _rolled(state, 1)
+    return _rolled(output, 0)
+
+
+def _rolled(output: Any, batch: int) -> Any:
+    if isinstance(output, tuple):
+        return tuple(_rolled(each, batch) for each in output)
+    return output.roll(1, batch) if output.ndim > batch + 1 else output
+
+
+def _loss_with_other_output(
+    module: nn.Module,
+    evaluate: Callable[[], float],
+    change: Callable[[nn.Module, Any], Any] = lambda _, output: _other(output),
+) -> float:
+    handle = module.register_forward_hook(lambda layer, _, output: change(layer, output))
     try:
         return evaluate()
     finally:

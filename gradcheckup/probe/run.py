@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradcheckup.capture import Capture, respond, without_effect
+from gradcheckup.capture import Capture, respond, telling, without_effect
 from gradcheckup.capture.readings import Measured
 from gradcheckup.errors import GradcheckupError, LossError, ModelError
 from gradcheckup.probe.batches import copied
@@ -26,6 +27,8 @@ from gradcheckup.probe.subject import Subject
 from gradcheckup.records import ParameterRecord, Recording, Response, Step
 from gradcheckup.thresholds import Thresholds
 from gradcheckup.tracebacks import one_line, user_traceback
+
+_FADED = 1e-3
 
 OnStep = Callable[[int, int], None]
 """Called with the number of finished steps and of all steps."""
@@ -74,6 +77,7 @@ def probe(
         batches=min(len(batches), len(measured)),
         never_called=_never_called(subject, bench.capture, measured),
         without_effect=bench.without_effect(batches[0], measured),
+        telling=bench.telling(batches[0], measured),
     )
 
 
@@ -187,16 +191,30 @@ class _Bench:
             for layer in steps[0].layers
             if layer.name in trainable - reached and layer.name in self.subject.names
         ]
-
-        def evaluate() -> float:
-            torch.manual_seed(0)  # the same dropout each time
-            loss = self.objective.loss(self.subject.model, copied(batch, self.ledger.device))
-            return float(loss.detach())
-
         if not silent or not math.isfinite(steps[-1].loss):
             return ()
         with _blamed(self.capture, "forward"), _eager():
-            return without_effect(dict.fromkeys(silent), self.subject.names, evaluate)
+            return without_effect(
+                dict.fromkeys(silent), self.subject.names, partial(self._loss, batch)
+            )
+
+    def telling(self, batch: Any, steps: Sequence[Step]) -> tuple[str, ...]:
+        """Recurrent layers whose gradient fades through time, and whose states are of use."""
+        fading = [
+            layer.name
+            for layer in steps[-1].layers
+            if layer.time_profile and layer.time_profile[0] < _FADED * max(layer.time_profile)
+        ]
+        known = [name for name in dict.fromkeys(fading) if name in self.subject.names]
+        if not known or not math.isfinite(steps[-1].loss):
+            return ()
+        with _blamed(self.capture, "forward"), _eager():
+            return telling(known, self.subject.names, partial(self._loss, batch))
+
+    def _loss(self, batch: Any) -> float:
+        torch.manual_seed(0)  # the same dropout each time
+        loss = self.objective.loss(self.subject.model, copied(batch, self.ledger.device))
+        return float(loss.detach())
 
     def _evaluate(self, batch: Any) -> Tensor:
         """Forward and backward."""

@@ -10,6 +10,7 @@ _WORDS = {
     "small-weights": "initial weights that are too small for this depth",
     "large-weights": "initial weights that are too large for this depth",
     "large-logits": "queries and keys whose products are too large for the softmax",
+    "large-recurrent-weights": "recurrent weights that are too large for this many time steps",
     "dead-units": "units that never fire and pass nothing back",
     "saturation": "saturated activations, whose slope is next to 0",
     "underflow": "numbers too small for the precision of the weights",

@@ -46,6 +46,31 @@ def depth_profile(step: Step, width: int) -> list[str]:
     return lines
 
 
+def time_profile(step: Step, name: str, width: int) -> list[str]:
+    """Lines that draw the gradient of a recurrent layer's inputs over the time steps.
+
+    Empty for layers without a profile. Of several sequences the first is drawn.
+    """
+    layer = next((each for each in step.layers if each.name == name and each.time_profile), None)
+    if layer is None or not layer.time_profile:
+        return []
+    values = layer.time_profile
+    line = f"{'time':<{_LABEL}}{sparkline(values, max(min(COLUMNS, width - _LABEL), 8))}"
+    last = (layer.time_steps or len(values)) - 1
+    ends = f"{number(values[0])} at time step 0 … {number(values[-1])} at {last}"
+    lines = [f"{line}  {ends}"]
+    if len(lines[0]) > width:
+        lines = [line, " " * _LABEL + ends]
+    room = width - _LABEL
+    about, scale = "|dL/dx_t| of ", f"log scale, step {step.index}"
+    caption = about + shorten(spoken(name), max(room - len(about), 5))
+    beside = f"{caption}, {scale}"
+    captions = [beside] if len(beside) <= room else [caption, scale]
+    legend = [f"{sign} {meaning}" for sign, meaning in _LEGEND.items() if sign in line[_LABEL:]]
+    lines.extend(" " * _LABEL + each for each in [*captions, ", ".join(legend)] if each)
+    return lines
+
+
 def _gradients(layers: Sequence[LayerRecord]) -> list[float | None]:
     """Ratios; plain norms where there was no layer to refer to. The picture is the same."""
     ratios = [layer.gradient_ratio for layer in layers]

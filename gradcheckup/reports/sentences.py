@@ -121,26 +121,31 @@ def _zero(evidence: Evidence) -> list[str]:
 
 
 def _through_time(evidence: Evidence) -> list[str]:
-    finding = evidence.finding
-    length, rate = evidence.figure("time_steps"), evidence.figure("per_step")
-    pace = f" ({_times(rate)} per step)" if rate else ""
-    sequence = f"the {number(length)} time steps" if length else "the time steps"
+    finding, rate = evidence.finding, evidence.figure("per_step")
+    length, blind = evidence.figure("time_steps"), evidence.figure("blind_steps")
+    limit = f"limit {number(finding.limit)}" if finding.limit is not None else ""
+    aside = "; ".join(filter(None, [limit, f"{_times(rate)} per step" if rate else ""]))
+    aside = f" ({aside})" if aside else ""
+    sequence = f"{number(length)} time steps" if length else "time steps"
     if finding.rule.startswith("exploding"):
-        grown = f"receives {_times(finding.observed)} the gradient of the last{evidence.limit}"
-        return [f"The first of {sequence} of {evidence.worst} {grown}{pace}{evidence.when}."]
-    first = number(finding.observed) if finding.observed is not None else "next to none"
-    blind = evidence.figure("blind_steps")
-    lead = f"the first {number(blind)} of {sequence}" if blind else f"the first of {sequence}"
-    verdict = {
-        "none": "What is left of the sequence has no bearing on the targets.",
-        "some": "The steps that are left do bear on the targets.",
+        grown = f"receives {_times(finding.observed)} the gradient of the last{aside}"
+        return [f"The first of the {sequence} of {evidence.worst} {grown}{evidence.when}."]
+    early = f"the first {number(blind)} of its {sequence}" if blind else "its first time steps"
+    share = f"{number(finding.observed)} of" if finding.observed else "nothing of"
+    left = {
+        "none": (
+            "What it hands on from the others has no bearing on the targets. An LSTM with an open "
+            "forget gate, an orthogonal recurrent matrix, or attention over all outputs reaches "
+            "further."
+        ),
+        "some": "What it hands on from the others does bear on the targets.",
     }
     return [
         (
-            f"{evidence.worst} cannot learn from {lead}: the first receives {first} of the largest "
-            f"gradient along the sequence{evidence.limit}{pace}{evidence.when}."
+            f"{evidence.worst} cannot learn from {early}: the very first receives {share} the "
+            f"largest gradient along the sequence{aside}{evidence.when}."
         ),
-        verdict.get(evidence.text("bearing"), ""),
+        left.get(evidence.text("bearing"), ""),
     ]
 
 

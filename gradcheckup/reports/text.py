@@ -9,7 +9,7 @@ from gradcheckup.report import Report
 from gradcheckup.reports.causes import describe_cause
 from gradcheckup.reports.evidence import first_step, fold_layers
 from gradcheckup.reports.numbers import count, number
-from gradcheckup.reports.profile import depth_profile
+from gradcheckup.reports.profile import depth_profile, time_profile
 from gradcheckup.reports.sentences import describe
 from gradcheckup.reports.sheet import Page
 
@@ -51,6 +51,8 @@ def render(
     step = first_step(report.findings[0], report) if report.findings else report.steps[0]
     if not report.healthy or verbose:
         page.picture(depth_profile(step, page.width - 2))
+        for name in _through_time(report):
+            page.picture(time_profile(step, name, page.width - 2))
     if verbose:
         page.table(step)
     hints = list(_next_steps(report, verbose=verbose)) if next_steps else []
@@ -129,6 +131,14 @@ def _also(finding: Finding, report: Report) -> Iterator[str]:
     for consequence in list(finding.walk())[1:]:
         layers = fold_layers(consequence.layers, report, most=2)
         yield f"{consequence.code} {consequence.rule}" + (f" in {layers}" if layers else "")
+
+
+def _through_time(report: Report) -> Iterator[str]:
+    """Recurrent layers whose findings are about time."""
+    for finding in report.findings:
+        for each in finding.walk():
+            if each.code == "GC105" and each.culprit:
+                yield each.culprit
 
 
 def _next_steps(report: Report, *, verbose: bool) -> Iterator[str]:

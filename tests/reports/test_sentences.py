@@ -13,7 +13,7 @@ from gradcheckup.reports.sentences import describe
 
 MakeReport = Callable[..., Report]
 CODES = [
-    *("GC101", "GC102", "GC103", "GC104", "GC201", "GC202", "GC203", "GC204"),
+    *("GC101", "GC102", "GC103", "GC104", "GC105", "GC201", "GC202", "GC203", "GC204"),
     *("GC301", "GC302", "GC303", "GC304", "GC401", "GC402", "GC403"),
     *("GC501", "GC502", "GC503", "GC504", "GC999"),
 ]
@@ -21,8 +21,13 @@ CODES = [
 
 def finding(code: str, **facts: object) -> Finding:
     """A finding about layer1 of eight, at all eight steps."""
-    fields = {"layers": ("layer1",), "steps": tuple(range(8)), "culprit": "layer1"}
-    return Finding(code=code, rule="some-rule", severity=Severity.CRITICAL, **(fields | facts))  # type: ignore[arg-type]
+    fields = {
+        "rule": "some-rule",
+        "layers": ("layer1",),
+        "steps": tuple(range(8)),
+        "culprit": "layer1",
+    }
+    return Finding(code=code, severity=Severity.CRITICAL, **(fields | facts))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,41 @@ def finding(code: str, **facts: object) -> Finding:
         (
             finding("GC103", layers=("layer1", "layer2", "layer3")),
             "No gradient arrives at layer1 … layer3 (grad is None), at all 8 steps.",
+        ),
+        (
+            finding(
+                "GC105",
+                rule="vanishing-through-time",
+                observed=5e-20,
+                limit=1e-7,
+                evidence=(("time_steps", 100), ("blind_steps", 65), ("per_step", 0.63)),
+            ),
+            (
+                "layer1 cannot learn from the first 65 of its 100 time steps: the very first "
+                "receives 5e-20 of the largest gradient along the sequence (limit 1e-7; 0.63× per "
+                "step), at all 8 steps."
+            ),
+        ),
+        (
+            finding("GC105", observed=0.0, evidence=(("bearing", "some"),)),
+            (
+                "layer1 cannot learn from its first time steps: the very first receives nothing "
+                "of the largest gradient along the sequence, at all 8 steps. What it hands on "
+                "from the others does bear on the targets."
+            ),
+        ),
+        (
+            finding(
+                "GC105",
+                rule="exploding-through-time",
+                observed=5e5,
+                limit=100.0,
+                evidence=(("time_steps", 50),),
+            ),
+            (
+                "The first of the 50 time steps of layer1 receives 500,000× the gradient of the "
+                "last (limit 100), at all 8 steps."
+            ),
         ),
         (finding("GC104"), "The gradient of layer1 is exactly 0, at all 8 steps."),
         (
@@ -165,7 +205,7 @@ def test_sentences(make_report: MakeReport, found: Finding, said: str) -> None:
 
 @pytest.mark.parametrize("code", CODES)
 def test_findings_without_any_fact_still_make_sentences(make_report: MakeReport, code: str) -> None:
-    bare = Finding(code=code, rule="some-rule", severity=Severity.CRITICAL)
+    bare = Finding(code=code, severity=Severity.CRITICAL)
     for depth in (1, 8):
         text = " ".join(describe(bare, make_report(depth=depth)))
         assert text.endswith((".", "?"))

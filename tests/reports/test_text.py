@@ -230,3 +230,26 @@ def test_warnings_and_information_are_short(make_report: MakeReport) -> None:
 def test_printing_a_report_is_the_short_text(make_report: MakeReport) -> None:
     report = make_report()
     assert str(report) == repr(report) == render(report)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_course_through_time_is_drawn(make_report: MakeReport, width: int) -> None:
+    found = Finding(
+        code="GC105", rule="vanishing-through-time", severity=Severity.CRITICAL,
+        layers=("layer1",), culprit="layer1", observed=0.0,
+    )  # fmt: skip
+    report = make_report(found, depth=2)
+    (step, *_) = report.steps
+    profile = (0.0, *(10.0**power for power in range(-7, 1)))
+    rnn = dataclasses.replace(step.layers[0], time_profile=profile, time_steps=90)
+    steps = (dataclasses.replace(step, layers=(rnn, step.layers[1])),)
+    report = dataclasses.replace(
+        report, recording=dataclasses.replace(report.recording, steps=steps)
+    )
+    text = render(report, width=width)
+    assert "time      0▁▂▃▄▅▆▇█" in text
+    assert "0 at time step 0 … 1 at 89" in text
+    assert "0 exactly 0" in text.replace("\n", " ")
+    assert all(len(line) <= width for line in text.splitlines())
+    # A healthy report has room for it only where it is asked about.
+    assert "at time step" not in render(dataclasses.replace(report, findings=()), verbose=True)

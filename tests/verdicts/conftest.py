@@ -31,6 +31,24 @@ def _digits(*shape: int, batch: int = 32, count: int = 8, tokens: bool = False) 
     return [(inputs[k : k + batch].clone(), labels[k : k + batch].clone()) for k in starts]
 
 
+def _recall(length: int, batch: int = 32, count: int = 8) -> Batches:
+    """Sequences of noise; the first time step names the symbol, one of ten, that is the target."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for _ in range(count):
+        labels = torch.randint(10, (batch,), generator=generator)
+        inputs = 0.3 * torch.randn(batch, length, 10, generator=generator)
+        inputs[:, 0] = torch.nn.functional.one_hot(labels, 10).float()
+        made.append((inputs, labels))
+    return made
+
+
+@pytest.fixture(scope="session")
+def recall() -> Callable[..., Batches]:
+    """`recall(100)`: a list of batches (sequences of 100 time steps, labels)."""
+    return _recall
+
+
 @pytest.fixture(scope="session")
 def digits() -> Callable[..., Batches]:
     """`digits(1, 8, 8, batch=32, count=8)`: a list of batches (inputs, labels)."""
