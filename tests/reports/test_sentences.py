@@ -205,7 +205,7 @@ def test_sentences(make_report: MakeReport, found: Finding, said: str) -> None:
 
 @pytest.mark.parametrize("code", CODES)
 def test_findings_without_any_fact_still_make_sentences(make_report: MakeReport, code: str) -> None:
-    bare = Finding(code=code, severity=Severity.CRITICAL)
+    bare = Finding(code=code, rule="some-rule", severity=Severity.CRITICAL)
     for depth in (1, 8):
         text = " ".join(describe(bare, make_report(depth=depth)))
         assert text.endswith((".", "?"))

@@ -1,6 +1,6 @@
 """Attention that is saturated, attention that is sharp by right, and softmaxes that are neither.
 
-Where a docstring says what becomes of a net, it was trained for 500 steps with the optimizer that it
+Where a docstring says what becomes of a net, it was trained for 500 steps with the optimizer it
 is judged with, on the digits (chance is .10). The others ask only whether a softmax is attention.
 """
 
