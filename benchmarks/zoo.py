@@ -31,10 +31,11 @@ SETTINGS: dict[str, Optimizer] = {
     "adam-0.001": functools.partial(torch.optim.Adam, lr=1e-3),
 }
 
-# Their initialisation is a choice that torchvision asks for, with a warning.
+# Their initialisation is a choice that torchvision asks for, with a warning; the auxiliary head of
+# Inception takes no images under 299 pixels.
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "googlenet": {"init_weights": True},
-    "inception_v3": {"init_weights": True},
+    "inception_v3": {"init_weights": True, "aux_logits": False},
 }
 
 
