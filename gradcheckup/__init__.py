@@ -20,6 +20,7 @@ from gradcheckup.errors import (
     ModelError,
     ReportError,
     TargetError,
+    TreatmentError,
     UnhealthyError,
     UsageError,
 )
@@ -39,10 +40,15 @@ from gradcheckup.version import VERSION
 
 if TYPE_CHECKING:
     from gradcheckup.checkup import assert_healthy, diagnose
+    from gradcheckup.treating import treat
 
 __version__ = VERSION
 
-_NEED_TORCH = {"assert_healthy": "gradcheckup.checkup", "diagnose": "gradcheckup.checkup"}
+_NEED_TORCH = {
+    "assert_healthy": "gradcheckup.checkup",
+    "diagnose": "gradcheckup.checkup",
+    "treat": "gradcheckup.treating",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -74,10 +80,12 @@ __all__ = [
     "Step",
     "TargetError",
     "Thresholds",
+    "TreatmentError",
     "UnhealthyError",
     "UsageError",
     "__version__",
     "assert_healthy",
     "diagnose",
     "load_report",
+    "treat",
 ]

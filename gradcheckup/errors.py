@@ -9,6 +9,7 @@ Every message says what was expected, what came, and what to do about it::
     ├── ModelError        the model failed to run, or has nothing to train
     ├── LossError         the loss is not a scalar that can be differentiated
     ├── ReportError       a report file that is unreadable or too new
+    ├── TreatmentError    a treatment that does not apply to the model
     ├── MissingDependencyError   an optional package is not installed
     └── UnhealthyError    raised by `assert_healthy`; also an AssertionError
 """
@@ -51,6 +52,10 @@ class LossError(GradcheckupError):
 
 class ReportError(GradcheckupError):
     """A report file is unreadable, damaged, or newer than this version."""
+
+
+class TreatmentError(GradcheckupError):
+    """A treatment does not apply to this model; the message says why."""
 
 
 class MissingDependencyError(GradcheckupError):

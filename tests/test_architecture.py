@@ -41,13 +41,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "statistics": {"torch"},
     "capture": RECORDS | {"activations", "statistics", "torch"},
     "probe": RECORDS | {"capture", "statistics", "tracebacks", "torch", "numpy"},
+    "treatments": {"errors", "records", "suggestions", "tracebacks"}
+    | {"activations", "capture", "probe", "torch"},
     "checkup": READING | MEASURING | {"torch"},
+    "treating": {"errors", "probe", "targets", "treatments", "torch"},
     "targets": RECORDS | MEASURING | {"suggestions", "tracebacks", "torch", "numpy"},
     "cli": READING
     | {"checkup", "reports", "settings", "targets", "tracebacks", "click", "rich", ""},
     "__main__": {"cli"},
     # The public names; what needs torch is imported when it is first used.
-    "__init__": RECORDS | {"report", "serialization", "checkup"},
+    "__init__": RECORDS | {"report", "serialization", "checkup", "treating"},
 }
 NEED_TORCH = {part for part, may in MAY_IMPORT.items() if "torch" in may}
 

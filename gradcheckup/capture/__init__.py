@@ -9,5 +9,6 @@ from gradcheckup.capture.effect import telling, without_effect
 from gradcheckup.capture.hooks import Capture
 from gradcheckup.capture.readings import Measured
 from gradcheckup.capture.response import respond
+from gradcheckup.capture.wiring import Station, wiring
 
-__all__ = ["Capture", "Measured", "respond", "telling", "without_effect"]
+__all__ = ["Capture", "Measured", "Station", "respond", "telling", "wiring", "without_effect"]

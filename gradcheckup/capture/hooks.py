@@ -200,6 +200,11 @@ class Capture:
         """The layers of the step in execution order, after one transfer to the host."""
         return read_out(self._events, self._places)
 
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What ran in this step so far, in execution order."""
+        return tuple(self._events)
+
     def outputs(self) -> list[Output]:
         """The output layers of the step with their gradient, where `keeps_outputs` was set."""
         return [
@@ -262,6 +267,7 @@ class Capture:
                 role = layers.role(module, holds_layers=holds)
                 event = self._record(name, layers.kind(module), role, False, values)
                 if event:
+                    event.given = _shape(args)
                     event.channels_first = layers.channels_first(module)
                     if name in self._entropies:
                         event.attention_entropy = self._entropies.pop(name)

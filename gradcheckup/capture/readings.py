@@ -20,9 +20,9 @@ from gradcheckup.records import Role
 class Event:
     """One call of one layer, as it happens: numbers are still tensors on the device.
 
-    `stretch` counts how often gradients had been switched off and on before: what ran under one
-    reentrant checkpoint is one stretch. `value` and `gradient` are y and dL/dy themselves, of
-    output layers and where they are asked for.
+    `given` is the shape of a module's first input. `stretch` counts how often gradients had been
+    switched off and on before: what ran under one reentrant checkpoint is one stretch. `value` and
+    `gradient` are y and dL/dy themselves, of output layers and where they are asked for.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Event:
     role: Role
     functional: bool
     shape: tuple[int, ...]
+    given: tuple[int, ...] = ()
     channels_first: bool = False
     stretch: int = 0
     signal: Tensor | None = None

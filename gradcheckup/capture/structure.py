@@ -83,6 +83,46 @@ def locate(loss: Tensor, layers: Sequence[tuple[str, Role, Sequence[Node]]]) -> 
     ]
 
 
+def predecessors(layers: Sequence[tuple[str, Role, Sequence[Node]]]) -> list[tuple[int, ...]]:
+    """For each layer the layers whose outputs it is computed from, with no other layer between.
+
+    Args:
+        layers: Name, role and output nodes of each layer, in execution order.
+
+    Returns:
+        Positions of layers, one tuple a layer. Empty for what depends on the inputs alone;
+        containers have no predecessors and are none.
+    """
+    owners = {
+        id(node): index
+        for index, (_, role, nodes) in enumerate(layers)
+        if role is not Role.CONTAINER
+        for node in nodes
+    }
+    return [
+        tuple(sorted(_owners_below(nodes, index, owners))) if role is not Role.CONTAINER else ()
+        for index, (_, role, nodes) in enumerate(layers)
+    ]
+
+
+def _owners_below(nodes: Sequence[Node], layer: int, owners: dict[int, int]) -> set[int]:
+    """The nearest layers other than this one, on all ways from its nodes to the inputs."""
+    found: set[int] = set()
+    seen = {id(node): node for node in nodes}
+    stack = list(nodes)
+    while stack:
+        for child, _ in stack.pop().next_functions:
+            if child is None or id(child) in seen:
+                continue
+            seen[id(child)] = child
+            owner = owners.get(id(child), layer)
+            if owner == layer:
+                stack.append(child)
+            else:
+                found.add(owner)
+    return found
+
+
 def _topological(root: Node) -> list[Node]:
     """All nodes, each before those it leads to; holding them keeps their ids theirs."""
     finished: list[Node] = []

@@ -157,7 +157,7 @@ def _subject(
         )
         notes.append("optimizer SGD(lr=0.01, momentum=0.9), as none was given")
     elif optimizer is None:
-        optimizer = _built(source, model)
+        optimizer = build_optimizer(source, model)
     own = {id(each) for each in model.parameters()}
     if not any(id(each) in own for group in optimizer.param_groups for each in group["params"]):
         raise UsageError(
@@ -186,7 +186,12 @@ def _subject(
     )
 
 
-def _built(source: Any, model: nn.Module) -> Optimizer:
+def build_optimizer(source: Any, model: nn.Module) -> Optimizer:
+    """An optimizer of a model, from a class, a partial of one or a function of the model.
+
+    Raises:
+        UsageError: It is none of these, or fails.
+    """
     inner = source.func if isinstance(source, functools.partial) else source
     takes_parameters = inspect.isclass(inner) and issubclass(inner, Optimizer)
     if not callable(source):

@@ -1,0 +1,88 @@
+"""`treat`: a treated copy of a model, ready to be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradcheckup.errors import LossError, UsageError
+from gradcheckup.probe import batches
+from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
+from gradcheckup.probe.subject import OptimizerSource
+from gradcheckup.targets.inference import infer_data
+from gradcheckup.treatments.course import Treated, administer, parse
+
+
+def treat(
+    model: nn.Module,
+    treatment: str,
+    data: Any = None,
+    criterion: Criterion | None = None,
+    *,
+    optimizer: OptimizerSource | None = None,
+    compute_loss: ComputeLoss | None = None,
+    seed: int = 0,
+    **options: float,
+) -> Treated:
+    """Applies a treatment to a copy of a model; the original stays as it is.
+
+    Args:
+        model: Any `nn.Module`.
+        treatment: A key as `skip_connection`, with a variant as `activation:gelu`, or several of
+            them to be applied in turn, as `activation + optimizer`. `gradcheckup treatments`
+            lists them.
+        data: A batch or an iterable of batches, of which one is run through the model to see what
+            feeds what. Random inputs of a guessed shape when left out.
+        criterion: `criterion(outputs, targets)`, for models whose layers depend on it.
+        optimizer: An optimizer of the model's parameters, an optimizer class (or partial), or a
+            function from the model to an optimizer: what to follow the treated model.
+        compute_loss: `compute_loss(model, batch)`, for models that are not called with the inputs.
+        seed: Of the weights that are drawn.
+        options: Numbers in place of the treatment's own, as `std=10`.
+
+    Returns:
+        The treated copy and its optimizer.
+
+    Raises:
+        UsageError: There is no such treatment, variant or option.
+        TreatmentError: It does not apply to this model; the message says why.
+        TargetError: No data was given and no inputs could be guessed.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    doses = parse(treatment, options)
+    batch = _one_batch(model, data, seed)
+    return administer(model, optimizer, doses, run(batch, criterion, compute_loss), seed)
+
+
+def run(
+    batch: Any, criterion: Criterion | None, compute_loss: ComputeLoss | None
+) -> Callable[[nn.Module], Tensor]:
+    """What runs a model on a batch and reduces its outputs to a scalar.
+
+    The loss, where there is one; the sum of the outputs otherwise, which leads to the same layers.
+    """
+    return partial(_reduced, batch, Objective(criterion, compute_loss))
+
+
+def _reduced(batch: Any, objective: Objective, model: nn.Module) -> Tensor:
+    device = next((each.device for each in model.parameters()), torch.device("cpu"))
+    given = batches.copied(batch, device)
+    if objective.criterion is not None or objective.compute_loss is not None:
+        return objective.loss(model, given)
+    outputs = objective.outputs(model, given)
+    totals = [each.double().sum() for each in batches.leaves(outputs) if each.is_floating_point()]
+    if not totals:
+        raise LossError("expected floating-point outputs, got none: give compute_loss")
+    return torch.stack(totals).sum()
+
+
+def _one_batch(model: nn.Module, data: Any, seed: int) -> Any:
+    if data is None:
+        return infer_data(model, (), seed).data
+    taken, _ = batches.take(data, 1)
+    return taken[0]

@@ -1,0 +1,18 @@
+"""Treatments: one way to make a network learn a file, applied to a copy of the user's model.
+
+`anatomy` finds the layers and what feeds what, `treatment` says what every treatment is,
+`surgery` and `optimizers` exchange parts, and `course` applies one or several in turn.
+"""
+
+from __future__ import annotations
+
+from gradcheckup.treatments import normalization, optimizer
+from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
+
+TREATMENTS: tuple[Treatment, ...] = (
+    optimizer.TREATMENT,
+    normalization.TREATMENT,
+)
+"""Every treatment, in the order in which they are listed."""
+
+__all__ = ["TREATMENTS", "Change", "Effect", "Patient", "Treatment"]

@@ -1,0 +1,181 @@
+"""Applies treatments, one after the other, to a copy of a model and its optimizer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradcheckup.errors import TreatmentError, UsageError
+from gradcheckup.probe.safekeeping import copied, random_state
+from gradcheckup.probe.subject import OptimizerSource, build_optimizer, unwrap
+from gradcheckup.suggestions import did_you_mean
+from gradcheckup.tracebacks import one_line, user_traceback
+from gradcheckup.treatments import TREATMENTS
+from gradcheckup.treatments.anatomy import examine
+from gradcheckup.treatments.optimizers import follow
+from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dose:
+    """One treatment as it is to be applied.
+
+    Attributes:
+        treatment: What.
+        variant: Which variant of it.
+        options: All its numbers.
+    """
+
+    treatment: Treatment
+    variant: str
+    options: Mapping[str, float]
+
+    def __str__(self) -> str:
+        default = next(iter(self.treatment.variants))
+        key = self.treatment.key
+        return key if self.variant == default else f"{key}:{self.variant}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Treated:
+    """A treated copy of a model, ready to be trained.
+
+    Attributes:
+        treatments: What was applied, in order: ``("normalization", "activation:gelu")``.
+        model: The copy; the original stays as it is.
+        optimizer: Bound to the copy. None where none was given and none is part of the treatment.
+        changes: What was changed, where.
+        snippet: The change to make in one's own code.
+    """
+
+    treatments: tuple[str, ...]
+    model: nn.Module
+    optimizer: Optimizer | None
+    changes: tuple[Change, ...]
+    snippet: str
+
+
+def parse(text: str, given: Mapping[str, float] | None = None) -> tuple[Dose, ...]:
+    """``"normalization + activation:gelu"`` as what to apply in turn.
+
+    Args:
+        text: Keys, each with or without a variant, joined by ``+``.
+        given: Options in place of defaults; each has to be one of a treatment in the text.
+
+    Raises:
+        UsageError: There is no such treatment, variant or option.
+    """
+    doses = tuple(_dose(part.strip(), given or {}) for part in text.split("+"))
+    known = [option for dose in doses for option in dose.options]
+    for option in given or {}:
+        if option not in known:
+            raise UsageError(
+                f"{text} has no option {option!r}"
+                + (did_you_mean(option, known) or f": expected one of {', '.join(known)}")
+                if known
+                else f"{text} has no options, got {option!r}"
+            )
+    return doses
+
+
+def _dose(text: str, given: Mapping[str, float]) -> Dose:
+    key, _, variant = text.partition(":")
+    treatments = {each.key: each for each in TREATMENTS}
+    if key not in treatments:
+        hint = did_you_mean(key, treatments) or f": expected one of {', '.join(treatments)}"
+        raise UsageError(f"unknown treatment {key!r}{hint}")
+    treatment = treatments[key]
+    variant = variant or next(iter(treatment.variants))
+    if variant not in treatment.variants:
+        known = ", ".join(treatment.variants)
+        hint = did_you_mean(variant, treatment.variants) or f": expected one of {known}"
+        raise UsageError(f"{key} has no variant {variant!r}{hint}")
+    chosen = {name: value for name, value in given.items() if name in treatment.options}
+    return Dose(treatment=treatment, variant=variant, options={**treatment.options, **chosen})
+
+
+def administer(
+    model: nn.Module,
+    optimizer: OptimizerSource | None,
+    doses: Iterable[Dose],
+    loss: Callable[[nn.Module], Tensor],
+    seed: int = 0,
+) -> Treated:
+    """Copies a model and its optimizer, and applies treatments to the copies.
+
+    Args:
+        model: Stays as it is.
+        optimizer: Bound to the model, which stays as it is; a class, a partial or a function of
+            the model to make one of; or None.
+        doses: What to apply, in order.
+        loss: Runs a model on a batch and reduces its outputs to a scalar.
+        seed: Of the weights that are drawn.
+
+    Raises:
+        TreatmentError: A treatment does not apply, or the model does not run with it.
+    """
+    model = unwrap(model)
+    memo: dict[int, Any] = {}
+    bound = optimizer if isinstance(optimizer, Optimizer) else None
+    try:
+        twin = copy.deepcopy(model, memo)
+        follower = copied(bound, memo) if bound else None
+    except Exception as error:
+        raise TreatmentError(
+            f"the model cannot be deep-copied, so no treatment can be tried: {one_line(error)}",
+            traceback_text=user_traceback(error),
+        ) from error
+    if follower is None and optimizer is not None:
+        follower = build_optimizer(optimizer, twin)
+    changes: list[Change] = []
+    snippets: list[str] = []
+    taken = tuple(doses)
+    with random_state(seed):
+        for dose in taken:
+            patient = Patient(
+                model=twin, anatomy=examine(twin, loss, seed), optimizer=follower, loss=loss
+            )
+            follower, effect = _apply(patient, dose)
+            changes += effect.changes
+            snippets.append(effect.snippet)
+            _check(twin, loss, dose)
+    return Treated(
+        treatments=tuple(map(str, taken)),
+        model=twin,
+        optimizer=follower,
+        changes=tuple(changes),
+        snippet="\n".join(snippets),
+    )
+
+
+def _apply(patient: Patient, dose: Dose) -> tuple[Optimizer | None, Effect]:
+    """Applies one treatment, and has the optimizer follow."""
+    held = patient.optimizer.param_groups if patient.optimizer else []
+    tensors = [*patient.model.parameters(), *(each for group in held for each in group["params"])]
+    before = {tensor: tensor.detach().clone() for tensor in tensors}
+    try:
+        effect = dose.treatment.apply(patient, dose.variant, dose.options)
+    except TreatmentError as error:
+        raise TreatmentError(f"{dose} does not apply: {error}") from error
+    optimizer = effect.optimizer or patient.optimizer
+    if optimizer:
+        follow(optimizer, patient.model, before)
+    return optimizer, effect
+
+
+def _check(model: nn.Module, loss: Callable[[nn.Module], Tensor], dose: Dose) -> None:
+    """Refuses a treatment that the model does not survive."""
+    try:
+        with torch.enable_grad():
+            loss(copy.deepcopy(model))
+    except Exception as error:
+        raise TreatmentError(
+            f"{dose} does not apply: the model does not run with it: {one_line(error)}",
+            traceback_text=user_traceback(error),
+        ) from error

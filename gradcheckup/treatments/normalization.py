@@ -1,0 +1,126 @@
+"""Normalise what a weight layer hands on, before its activation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gradcheckup.errors import TreatmentError
+from gradcheckup.treatments.anatomy import WeightLayer
+from gradcheckup.treatments.surgery import assignments, replace_module
+from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
+
+_BATCH = {"conv1d": "BatchNorm1d", "conv2d": "BatchNorm2d", "conv3d": "BatchNorm3d"}
+_MOST_GROUPS = 32
+
+
+class WholeTensorNorm(nn.Module):
+    """Subtracts the mean of a whole tensor and divides by its standard deviation.
+
+    An offset of single units survives it, so that it does not suffice where sigmoids push every
+    unit off centre: it is there for the comparison with norms that work per unit or per sample.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The tensor, of any shape, with mean 0 and variance 1."""
+        return (values - values.mean()) / torch.sqrt(values.var(unbiased=False) + 1e-5)
+
+
+def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
+    model = patient.model
+    open_layers = [layer for layer in patient.anatomy.hidden if not layer.normalised]
+    if not patient.anatomy.hidden:
+        raise TreatmentError("there is no hidden weight layer to normalise")
+    if not open_layers:
+        raise TreatmentError("every hidden weight layer is followed by a norm already")
+    layers = [layer for layer in open_layers if layer.name and _is_plain(layer)]
+    if not layers:
+        kinds = ", ".join(dict.fromkeys(layer.kind for layer in open_layers))
+        raise TreatmentError(
+            f"a norm can stand behind linear layers and convolutions, not inside {kinds}"
+        )
+    norms = {layer.name: _norm(layer, variant) for layer in layers}
+    snippet = assignments(
+        model, {name: f"nn.Sequential({{}}, {norm.code})" for name, norm in norms.items()}
+    )
+    for name, norm in norms.items():
+        old = model.get_submodule(name)
+        weight = next(old.parameters())
+        built = norm.build().to(weight.device, weight.dtype)
+        replace_module(model, name, nn.Sequential(old, built))
+    changes = [
+        Change(f"{kind} behind", tuple(name for name, norm in norms.items() if norm.kind == kind))
+        for kind in dict.fromkeys(norm.kind for norm in norms.values())
+    ]
+    if variant == "tensor":
+        snippet = f"{_TENSOR_NORM}\n\n{snippet}"
+    return Effect(changes=tuple(changes), snippet=snippet)
+
+
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    """A norm to come: its class and the sizes it is made with."""
+
+    kind: str
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def code(self) -> str:
+        home = "" if self.kind == WholeTensorNorm.__name__ else "nn."
+        return f"{home}{self.kind}({', '.join(map(str, self.sizes))})"
+
+    def build(self) -> nn.Module:
+        if self.kind == WholeTensorNorm.__name__:
+            return WholeTensorNorm()
+        built: nn.Module = getattr(nn, self.kind)(*self.sizes)
+        return built
+
+
+def _is_plain(layer: WeightLayer) -> bool:
+    return layer.kind == "linear" or layer.kind in _BATCH
+
+
+def _norm(layer: WeightLayer, variant: str) -> _Norm:
+    if variant == "tensor":
+        return _Norm(WholeTensorNorm.__name__)
+    convolution = layer.kind in _BATCH
+    units = layer.shape[1 - len(layer.shape)] if convolution else layer.shape[-1]
+    # Statistics of a batch mean little where one layer serves many places or one sample is all.
+    per_batch = layer.calls == 1 and layer.shape[0] > 1 and (convolution or len(layer.shape) == 2)
+    if variant == "batch" or (variant == "auto" and per_batch):
+        return _Norm(_BATCH.get(layer.kind, "BatchNorm1d"), (units,))
+    if not convolution:
+        return _Norm("LayerNorm", (units,))
+    return _Norm("GroupNorm", (1 if variant == "layer" else _groups(units), units))
+
+
+def _groups(channels: int) -> int:
+    """The most groups, up to 32, that divide the channels and hold at least 4 of them."""
+    fitting = (
+        count for count in range(min(_MOST_GROUPS, channels // 4), 0, -1) if channels % count == 0
+    )
+    return next(fitting, 1)
+
+
+_TENSOR_NORM = """class WholeTensorNorm(nn.Module):
+    def forward(self, values):
+        return (values - values.mean()) / torch.sqrt(values.var(unbiased=False) + 1e-5)
+"""
+
+TREATMENT = Treatment(
+    key="normalization",
+    summary="Puts a norm between each hidden weight layer and its activation.",
+    source="Ioffe & Szegedy 2015; Ba, Kiros & Hinton 2016; Wu & He 2018",
+    variants={
+        "auto": "BatchNorm, or LayerNorm and GroupNorm where batch statistics mean little",
+        "batch": "BatchNorm",
+        "layer": "LayerNorm; one group of all channels behind convolutions",
+        "group": "GroupNorm behind convolutions, LayerNorm behind linear layers",
+        "tensor": "the whole tensor by its mean and deviation, which does not suffice",
+    },
+    acts_on="flow",
+    apply=_apply,
+)

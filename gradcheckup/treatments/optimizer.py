@@ -1,0 +1,41 @@
+"""Give each weight a step of its own size, however faint its gradient is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from gradcheckup.errors import TreatmentError
+from gradcheckup.treatments.optimizers import default, exchanged
+from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
+
+_CLASSES = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
+
+
+def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effect:
+    present = patient.optimizer or default(patient.model)
+    kind, rate = _CLASSES[variant], options["lr"]
+    alike = type(present) is kind
+    if alike and all(group["lr"] == rate for group in present.param_groups):
+        raise TreatmentError(f"the optimizer is {kind.__name__}(lr={rate:g}) already")
+    return Effect(
+        changes=(Change(f"{kind.__name__}(lr={rate:g}) in place of {type(present).__name__}"),),
+        snippet=f"optimizer = torch.optim.{kind.__name__}(model.parameters(), lr={rate:g})",
+        optimizer=exchanged(present, kind, rate),
+    )
+
+
+TREATMENT = Treatment(
+    key="optimizer",
+    summary="Trains with an optimizer that divides each gradient by its own size.",
+    source="Kingma & Ba 2015; Loshchilov & Hutter 2019; Tieleman & Hinton 2012",
+    variants={
+        "adam": "Adam",
+        "adamw": "Adam with decoupled weight decay",
+        "rmsprop": "RMSprop",
+    },
+    options={"lr": 1e-3},
+    acts_on="updates",
+    apply=_apply,
+)
