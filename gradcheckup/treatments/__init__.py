@@ -6,12 +6,21 @@
 
 from __future__ import annotations
 
-from gradcheckup.treatments import normalization, optimizer
+from gradcheckup.treatments import (
+    activation,
+    normalization,
+    optimizer,
+    skip_connection,
+    weight_scale,
+)
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 TREATMENTS: tuple[Treatment, ...] = (
+    weight_scale.TREATMENT,
+    activation.TREATMENT,
     optimizer.TREATMENT,
     normalization.TREATMENT,
+    skip_connection.TREATMENT,
 )
 """Every treatment, in the order in which they are listed."""
 

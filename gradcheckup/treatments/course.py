@@ -174,6 +174,8 @@ def _check(model: nn.Module, loss: Callable[[nn.Module], Tensor], dose: Dose) ->
     try:
         with torch.enable_grad():
             loss(copy.deepcopy(model))
+            # In eval mode some models read the weights of layers that they call in training.
+            loss(copy.deepcopy(model).eval())
     except Exception as error:
         raise TreatmentError(
             f"{dose} does not apply: the model does not run with it: {one_line(error)}",

@@ -1,0 +1,147 @@
+"""Exchange squashing activations, or units that die, with weights that fit the new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from gradcheckup.errors import TreatmentError
+from gradcheckup.treatments import recurrence
+from gradcheckup.treatments.anatomy import ActivationSite, Anatomy, examine
+from gradcheckup.treatments.functional import Swap, swap_functions
+from gradcheckup.treatments.initialization import code, critical
+from gradcheckup.treatments.surgery import assignments, replace_module
+from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
+
+_MODULES: Mapping[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "selu": nn.SELU,
+}
+
+
+def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
+    model, anatomy = patient.model, patient.anatomy
+    shared = _shared_with_others(anatomy)
+    sites = [
+        site
+        for site in anatomy.activations
+        if site.hidden and site.kind != variant and (site.functional or site.owner not in shared)
+    ]
+    cells = [
+        layer.name
+        for layer in anatomy.layers
+        if isinstance(model.get_submodule(layer.name), (nn.RNN, nn.RNNCell))
+    ]
+    if variant != "relu" or any(_nonlinearity(model, name) == "relu" for name in cells):
+        cells = []  # torch's own recurrent layers have tanh and ReLU alone
+    if not sites and not cells:
+        raise TreatmentError(_why_not(anatomy, variant))
+    kinds = ", ".join(dict.fromkeys(site.kind for site in sites)) or "tanh"
+    modules = list(dict.fromkeys(site.owner for site in sites if not site.functional))
+    replacement = _MODULES[variant].__name__
+    snippets = [assignments(model, dict.fromkeys(modules, f"nn.{replacement}()"))]
+    snippets += _advice(model, sites, variant)
+    for name in modules:
+        replace_module(model, name, _MODULES[variant]())
+    for owner, swaps in _swaps(anatomy, sites, variant).items():
+        swap_functions(model.get_submodule(owner), swaps)
+    for name in cells:
+        _to_relu(model.get_submodule(name))
+        snippets.append(f'# make {name} with nonlinearity="relu"')
+    after = examine(model, patient.loss)
+    drawn = critical(model, after, lambda: patient.loss(model))
+    for name in cells:
+        recurrence.initialize(model.get_submodule(name), after.by_name[name])
+        snippets.append(recurrence.code(model, after.by_name[name]))
+    snippets += [code(model, drawn)] if drawn else []
+    changes = [
+        Change(f"{variant} in place of {kinds} behind", _in_front(anatomy, sites) or tuple(cells))
+    ]
+    if drawn:
+        changes.append(Change("weights to match in", tuple(each.name for each in drawn)))
+    return Effect(changes=tuple(changes), snippet="\n".join(filter(None, snippets)))
+
+
+def _shared_with_others(anatomy: Anatomy) -> set[str]:
+    """Modules that are called at a gate or at the loss as well: one `self.act` for all."""
+    return {site.owner for site in anatomy.activations if not site.functional and not site.hidden}
+
+
+def _why_not(anatomy: Anatomy, variant: str) -> str:
+    hidden = [site.kind for site in anatomy.activations if site.hidden]
+    if hidden and set(hidden) == {variant}:
+        return f"every hidden activation is {variant} already"
+    if anatomy.activations and not hidden:
+        return "its activations are gates or stand at the loss, and have to stay"
+    if hidden:
+        return "one activation module serves hidden layers and gates alike"
+    return "there is no activation between two weight layers that hooks can see"
+
+
+def _swaps(
+    anatomy: Anatomy, sites: list[ActivationSite], variant: str
+) -> dict[str, dict[str, Swap]]:
+    """By module whose forward calls functions, what to call instead."""
+    found: dict[str, dict[str, Swap]] = {}
+    for owner, kind in dict.fromkeys((site.owner, site.kind) for site in sites if site.functional):
+        seen = [
+            site
+            for site in anatomy.activations
+            if site.kind == kind
+            and (site.owner == owner or _inside(site.owner, owner))
+            # What others exchange is not of this kind any more.
+            and not (site in sites and site.owner != owner)
+        ]
+        kept = frozenset(index for index, site in enumerate(seen) if site not in sites)
+        found.setdefault(owner, {})[kind] = Swap(variant, kept)
+    return found
+
+
+def _inside(name: str, owner: str) -> bool:
+    return not owner or name.startswith(f"{owner}.")
+
+
+def _advice(model: nn.Module, sites: list[ActivationSite], variant: str) -> Iterator[str]:
+    """What to change in the source where functions are called."""
+    for owner, kind in dict.fromkeys((site.owner, site.kind) for site in sites if site.functional):
+        where = type(model.get_submodule(owner)).__name__
+        yield f"# in {where}.forward: F.{variant}(...) in place of {kind}"
+
+
+def _in_front(anatomy: Anatomy, sites: list[ActivationSite]) -> tuple[str, ...]:
+    """The layers whose outputs go through exchanged activations."""
+    kinds = {site.kind for site in sites}
+    return tuple(
+        layer.name
+        for layer in anatomy.layers
+        if not layer.output and kinds & set(layer.activations)
+    )
+
+
+def _nonlinearity(model: nn.Module, name: str) -> str:
+    found: str = getattr(model.get_submodule(name), "nonlinearity", "")
+    return found
+
+
+def _to_relu(module: nn.Module) -> None:
+    module.nonlinearity = "relu"  # type: ignore[assignment]
+    if isinstance(module, nn.RNN):
+        module.mode = "RNN_RELU"
+
+
+TREATMENT = Treatment(
+    key="activation",
+    summary="Exchanges hidden activations, with initial weights that fit the new ones.",
+    source="Nair & Hinton 2010; Maas et al. 2013; Hendrycks & Gimpel 2016; Klambauer et al. 2017",
+    variants={
+        "relu": "ReLU with He weights",
+        "leaky_relu": "Leaky ReLU with He weights, under which no unit dies",
+        "gelu": "GELU",
+        "selu": "SELU with LeCun weights",
+    },
+    acts_on="flow",
+    apply=_apply,
+)

@@ -1,0 +1,94 @@
+"""Other activations for modules that call theirs as functions, or make them on the fly."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from gradcheckup.activations import FUNCTIONS
+from gradcheckup.treatments.initialization import function
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """What a module's forward is to call in place of an activation.
+
+    Attributes:
+        target: Kind of the new activation.
+        kept: Which calls of the old kind stay as they are, counted from 0 in each forward pass:
+            gates, what stands at the loss, and those of modules inside that are not treated.
+    """
+
+    target: str
+    kept: frozenset[int] = field(default_factory=frozenset)
+
+
+class _Swapping(TorchFunctionMode):
+    """Calls other activations, in the place of the values too where the old one worked there."""
+
+    def __init__(self, swaps: Mapping[str, Swap]) -> None:
+        super().__init__()
+        self.swaps = swaps
+        self.calls = dict.fromkeys(swaps, 0)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        known = FUNCTIONS.get(func)
+        swap = self.swaps.get(known.kind) if known else None
+        named = kwargs or {}
+        if known is None or swap is None:
+            return func(*args, **named)
+        call = self.calls[known.kind]
+        self.calls[known.kind] += 1
+        if call in swap.kept:
+            return func(*args, **named)
+        given = args[0] if args else named["input"]
+        in_place = func.__name__.endswith("_") or named.get("inplace", False)
+        if in_place:
+            return given.copy_(function(swap.target)(given.clone()))
+        return function(swap.target)(given)
+
+
+def swap_functions(module: nn.Module, swaps: Mapping[str, Swap]) -> None:
+    """Has a module's own forward call other activations, from the next call on.
+
+    The module becomes an instance of a subclass of its class, which can be copied and pickled.
+    `torch.compile` traces it as it traces the class; TorchScript cannot.
+    """
+    module.__class__ = _swapped(type(module))  # type: ignore[arg-type]
+    module.swapped_functions = dict(swaps)  # type: ignore[assignment]
+
+
+@functools.cache
+def _swapped(base: type[nn.Module]) -> type[nn.Module]:
+    @functools.wraps(base.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _Swapping(self.swapped_functions):
+            return base.forward(self, *args, **kwargs)
+
+    def reduce(self: Any, _: Any) -> Any:
+        return _restored, (base,), self.__dict__
+
+    body = {
+        "forward": forward,
+        "__reduce_ex__": reduce,
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+    }
+    return type(base.__name__, (base,), body)
+
+
+def _restored(base: type[nn.Module]) -> nn.Module:
+    kind: type[nn.Module] = _swapped(base)  # type: ignore[arg-type]
+    return kind.__new__(kind)

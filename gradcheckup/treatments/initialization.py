@@ -1,0 +1,224 @@
+"""Initial weights at which signal and gradient neither grow nor fade, by mean-field theory.
+
+In a fully connected net with weights N(0, g^2 / fan_in) pre-activations have variance
+q' = g^2 E[phi(sqrt(q) z)^2] one layer on, and squared gradients grow by
+chi = g^2 E[phi'(sqrt(q) z)^2] per layer back, z ~ N(0, 1) (Poole et al. 2016; Schoenholz et al.
+2017). Behind bounded activations, which are steepest at 0, the smallest gain at which chi = 1 is
+1 / phi'(0): 1 for tanh (Glorot & Bengio 2010). For unbounded ones q may have no place to settle;
+theirs keeps q = 1: sqrt(2) for ReLU (He et al. 2015), for which chi is 1 as well.
+
+An activation that is not 0 at 0 pushes every unit of the next layer by the same amount. The bias
+takes this back, b = -phi(0) sum_j w_j, and the gain is that of phi - phi(0): 4 for the sigmoid,
+where weights alone would need 10 and saturate it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
+
+from gradcheckup.activations import KINDS, SQUASHING
+from gradcheckup.capture.tap import outputs_of
+from gradcheckup.treatments.anatomy import Anatomy, WeightLayer
+from gradcheckup.treatments.surgery import reference
+
+_LSUV_TOLERANCE, _LSUV_ROUNDS = 0.1, 10
+_LEAST_VARIANCE = 1e-12
+
+
+def function(kind: str) -> Callable[[Tensor], Tensor]:
+    """The element-wise function of a kind of activation, with torch's defaults."""
+    found: Callable[[Tensor], Tensor] = getattr(F, kind, None) or getattr(torch, kind)
+    return found
+
+
+@functools.cache
+def offset(kind: str | None) -> float:
+    """phi(0) of a kind of activation; 0 for None and for what is no element-wise function."""
+    if kind is None or not _element_wise(kind):
+        return 0.0
+    return float(function(kind)(torch.zeros((), dtype=torch.float64)))
+
+
+@functools.cache
+def critical_gain(kind: str | None) -> float:
+    """The gain g of weights behind an activation; 1 behind none."""
+    if kind is None or not _element_wise(kind):
+        return 1.0
+    if kind in SQUASHING:
+        return 1 / _slope_at_0(kind)
+    # E[(phi(z) - phi(0))^2]; no grid point lies on 0, where ReLU has its kink.
+    z = torch.linspace(-8, 8, 2000, dtype=torch.float64)
+    density = torch.exp(-(z**2) / 2)
+    square = (function(kind)(z) - offset(kind)) ** 2
+    return 1 / math.sqrt(float((density * square).sum() / density.sum()))
+
+
+def _slope_at_0(kind: str) -> float:
+    zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(function(kind)(zero), zero)
+    return float(slope)
+
+
+def _element_wise(kind: str) -> bool:
+    return kind in KINDS and "softm" not in kind and kind not in {"prelu", "rrelu", "threshold"}
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """New weights of one layer.
+
+    Attributes:
+        name: Of the layer.
+        std: Their standard deviation.
+        offset: What the bias takes back, phi(0) of the activation in front.
+    """
+
+    name: str
+    std: float
+    offset: float = 0.0
+
+
+Mixing = nn.Linear | _ConvNd
+"""Layers whose weights this module draws."""
+
+
+def mixing(model: nn.Module, layer: WeightLayer) -> Mixing | None:
+    """The linear layer or convolution of this name; None where it is something else."""
+    module = model.get_submodule(layer.name)
+    return module if isinstance(module, (nn.Linear, _ConvNd)) else None
+
+
+def critical(
+    model: nn.Module, anatomy: Anatomy, run: Callable[[], Any], names: Iterable[str] | None = None
+) -> list[Drawn]:
+    """Draws critical weights for linear layers and convolutions, in execution order.
+
+    A norm behind a layer undoes any scale: such layers stay as they are. The first layer is scaled
+    by what it makes of the batch, to mean 0 and variance 1.
+
+    Args:
+        model: Changed in place.
+        anatomy: Of the model.
+        run: Runs the model on a batch.
+        names: Layers to draw; None for all that no norm follows.
+    """
+    wanted = None if names is None else set(names)
+    drawn = []
+    for layer in anatomy.layers:
+        module = mixing(model, layer)
+        if module is None or layer.normalised or (wanted is not None and layer.name not in wanted):
+            continue
+        kind = _activation_before(anatomy, layer)
+        std = critical_gain(kind) / math.sqrt(fan_in(module))
+        with torch.no_grad():
+            if layer.recurrent:
+                orthogonal(module.weight, critical_gain(kind))
+            else:
+                module.weight.normal_(0, std)
+            if module.bias is not None:
+                module.bias.copy_(-offset(kind) * module.weight.flatten(1).sum(1))
+        if not layer.sources and not layer.output:
+            std *= standardize(module, run)
+        drawn.append(Drawn(layer.name, std, offset(kind)))
+    return drawn
+
+
+def _activation_before(anatomy: Anatomy, layer: WeightLayer) -> str | None:
+    kinds = [
+        kind
+        for source in layer.sources
+        if source in anatomy.by_name
+        for kind in anatomy.by_name[source].activations
+    ]
+    return kinds[-1] if kinds else None
+
+
+def fan_in(module: Mixing) -> int:
+    """Inputs of one unit."""
+    weight: Tensor = module.weight
+    transposed = isinstance(module, _ConvNd) and module.transposed
+    return (weight.shape[0] if transposed else weight.shape[1]) * weight[0, 0].numel()
+
+
+def orthogonal(weight: Tensor, gain: float = 1.0) -> None:
+    """Orthogonal weights (Saxe, McClelland & Ganguli 2014): every direction keeps its size."""
+    nn.init.orthogonal_(weight, gain)
+
+
+def standardize(module: Mixing, run: Callable[[], Any]) -> float:
+    """Scales a layer so that its outputs on a batch have mean 0 and variance 1 over all units.
+
+    Returns:
+        By what the weights were multiplied.
+    """
+    values = outputs_of(module, run)
+    if values is None or len(values) < 2:
+        return 1.0
+    units = values.movedim(1 if isinstance(module, _ConvNd) else -1, 0).flatten(1).double()
+    mean = units.mean(1)
+    deviation = float((units - mean[:, None]).square().mean().sqrt())
+    if not math.isfinite(deviation) or deviation**2 < _LEAST_VARIANCE:
+        return 1.0
+    with torch.no_grad():
+        module.weight /= deviation
+        if module.bias is not None:
+            module.bias.copy_((module.bias.double() - mean) / deviation)
+    return 1 / deviation
+
+
+def unit_variance(model: nn.Module, anatomy: Anatomy, run: Callable[[], Any]) -> list[Drawn]:
+    """Layer-sequential unit variance (Mishkin & Matas 2016).
+
+    Orthogonal weights, then each layer in turn is divided by the standard deviation of its outputs
+    on a batch, until that is 1.
+    """
+    drawn = []
+    for layer in anatomy.layers:
+        module = mixing(model, layer)
+        if module is None or layer.normalised or layer.output:
+            continue
+        with torch.no_grad():
+            orthogonal(module.weight)
+            if module.bias is not None:
+                module.bias.zero_()
+        for _ in range(_LSUV_ROUNDS):
+            values = outputs_of(module, run)
+            variance = float(values.double().var()) if values is not None else math.nan
+            if not variance > _LEAST_VARIANCE or abs(variance - 1) < _LSUV_TOLERANCE:
+                break
+            with torch.no_grad():
+                module.weight /= math.sqrt(variance)
+        drawn.append(Drawn(layer.name, float(module.weight.detach().double().std())))
+    return drawn
+
+
+def code(model: nn.Module, drawn: list[Drawn]) -> str:
+    """The same for the user's own code, less what the first layer got from the batch."""
+    shifted = any(each.offset for each in drawn)
+    biased = all(model.get_submodule(each.name).bias is not None for each in drawn)
+    values = [f"{each.std:.3g}" + (f", {each.offset:.3g}" if shifted else "") for each in drawn]
+    rows = "".join(
+        f"    ({reference(model, each.name)}, {value}),\n"
+        for each, value in zip(drawn, values, strict=True)
+    )
+    lines = [
+        f"for layer, std{', offset' if shifted else ''} in (\n{rows}):",
+        "    nn.init.normal_(layer.weight, std=std)",
+        *([] if biased else ["    if layer.bias is not None:"]),
+    ]
+    indent = "    " if biased else "        "
+    if shifted:  # takes back what the activation in front hands on at 0
+        lines.append(f"{indent}layer.bias.data = -offset * layer.weight.data.flatten(1).sum(1)")
+    else:
+        lines.append(f"{indent}nn.init.zeros_(layer.bias)")
+    return "\n".join(lines)

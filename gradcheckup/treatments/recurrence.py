@@ -1,0 +1,98 @@
+"""Initial weights of recurrent layers: what keeps a state over many time steps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from gradcheckup.treatments.anatomy import WeightLayer
+from gradcheckup.treatments.surgery import reference
+
+
+def is_recurrent(model: nn.Module, layer: WeightLayer) -> bool:
+    """Whether a layer is one of torch's recurrent layers or cells."""
+    return isinstance(model.get_submodule(layer.name), (nn.RNNBase, nn.RNNCellBase))
+
+
+def initialize(module: nn.Module, layer: WeightLayer) -> None:
+    """Orthogonal recurrent weights, Xavier input weights, and gates that keep what they hold.
+
+    The identity for a ReLU recurrence (Le, Jaitly & Hinton 2015). Forget gates of an LSTM and
+    update gates of a GRU are opened for spans of up to the length of the sequence, b = log(T - 1)
+    (Jozefowicz et al. 2015; Tallec & Ollivier 2018).
+
+    Args:
+        module: A `nn.RNN`, `nn.LSTM`, `nn.GRU` or one of their cells; changed in place.
+        layer: What is known of it.
+    """
+    with torch.no_grad():
+        for name, parameter in module.named_parameters(recurse=False):
+            if name.startswith("weight_hh"):
+                for gate in torch.split(parameter, parameter.shape[1]):
+                    _recurrent(gate, relu=_is_relu(module))
+            elif name.startswith("weight_ih"):
+                for gate in torch.split(parameter, _hidden(module)):
+                    nn.init.xavier_normal_(gate)
+            elif name.startswith("bias"):
+                parameter.zero_()
+        keep = math.log(max(steps(module, layer) - 1, 2))
+        for name, parameter in module.named_parameters(recurse=False):
+            if name.startswith("bias_ih") and gates(module):
+                size = _hidden(module)
+                parameter[size : 2 * size] = keep
+
+
+def gates(module: nn.Module) -> bool:
+    """Whether the second gate says how much of a state is kept: LSTM's forget, GRU's update."""
+    return isinstance(module, (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell))
+
+
+def steps(module: nn.Module, layer: WeightLayer) -> int:
+    """Length of the sequence it ran through."""
+    if isinstance(module, nn.RNNCellBase) or len(layer.given) < 2:
+        return layer.calls
+    unbatched = len(layer.given) == 2
+    return layer.given[0 if unbatched or not getattr(module, "batch_first", False) else 1]
+
+
+def code(model: nn.Module, layer: WeightLayer) -> str:
+    """The same for the user's own code."""
+    name, module = reference(model, layer.name), model.get_submodule(layer.name)
+    size = f"{name}.hidden_size"
+    start = "nn.init.eye_" if _is_relu(module) else "nn.init.orthogonal_"
+    lines = [
+        f"for name, values in {name}.named_parameters():",
+        '    if name.startswith("weight_hh"):',
+        f"        for gate in values.data.split({size}):",
+        f"            {start}(gate)",
+        '    elif name.startswith("weight_ih"):',
+        f"        for gate in values.data.split({size}):",
+        "            nn.init.xavier_normal_(gate)",
+        "    else:",
+        "        nn.init.zeros_(values)",
+    ]
+    if gates(module):
+        keep = math.log(max(steps(module, layer) - 1, 2))
+        lines += [
+            '        if name.startswith("bias_ih"):  # open the gate that keeps the state',
+            f"            values.data[{size} : 2 * {size}] = {keep:.3g}",
+        ]
+    return "\n".join(lines)
+
+
+def _recurrent(gate: Tensor, *, relu: bool) -> None:
+    if relu:
+        nn.init.eye_(gate)
+    else:
+        nn.init.orthogonal_(gate)
+
+
+def _is_relu(module: nn.Module) -> bool:
+    return getattr(module, "nonlinearity", None) == "relu"
+
+
+def _hidden(module: nn.Module) -> int:
+    size: int = module.hidden_size  # type: ignore[assignment]
+    return size

@@ -1,0 +1,109 @@
+"""Choose the size of the initial weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+
+from gradcheckup.errors import TreatmentError
+from gradcheckup.treatments import recurrence
+from gradcheckup.treatments.initialization import (
+    Drawn,
+    Mixing,
+    code,
+    critical,
+    fan_in,
+    mixing,
+    unit_variance,
+)
+from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
+
+
+def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effect:
+    model, anatomy = patient.model, patient.anatomy
+    found = [(layer, mixing(model, layer)) for layer in anatomy.layers]
+    layers = [(layer, module) for layer, module in found if module is not None]
+    loops = [layer for layer in anatomy.layers if recurrence.is_recurrent(model, layer)]
+    if not layers and not loops:
+        raise TreatmentError("there is no linear, convolutional or recurrent layer")
+    if not loops and not anatomy.hidden:
+        raise TreatmentError("there is no hidden layer")
+    if not loops and all(layer.normalised or layer.output for layer, _ in layers):
+        raise TreatmentError("a norm follows every hidden layer, which undoes any scale of weights")
+    changes = []
+    lines = []
+    if variant in _FORMULAS:
+        drawn = [
+            _draw(layer.name, module, variant, options)
+            for layer, module in layers
+            if not layer.output
+        ]
+    else:
+        fill = critical if variant == "auto" else unit_variance
+        drawn = fill(model, anatomy, lambda: patient.loss(model))
+    if drawn:
+        changes.append(Change(_WORDS[variant], tuple(each.name for each in drawn)))
+        lines.append(code(model, drawn))
+    for layer in loops:
+        recurrence.initialize(model.get_submodule(layer.name), layer)
+        lines.append(recurrence.code(model, layer))
+    if loops:
+        changes.append(Change("orthogonal recurrent weights in", tuple(x.name for x in loops)))
+    return Effect(changes=tuple(changes), snippet="\n".join(lines))
+
+
+def _normal(_: Mixing, options: Mapping[str, float]) -> float:
+    return options["std"]
+
+
+def _xavier(module: Mixing, _: Mapping[str, float]) -> float:
+    # Glorot & Bengio 2010: variance 2 / (fan_in + fan_out)
+    fan_out = module.weight.shape[0] * module.weight[0, 0].numel()
+    return math.sqrt(2 / (fan_in(module) + fan_out))
+
+
+def _he(module: Mixing, _: Mapping[str, float]) -> float:
+    return math.sqrt(2 / fan_in(module))
+
+
+_FORMULAS: Mapping[str, Callable[[Mixing, Mapping[str, float]], float]] = {
+    "normal": _normal,
+    "xavier": _xavier,
+    "he": _he,
+}
+
+_WORDS = {
+    "auto": "critical weights for the activation in front of",
+    "normal": "normal weights in",
+    "xavier": "Xavier weights in",
+    "he": "He weights in",
+    "lsuv": "weights for unit variance behind",
+}
+
+
+def _draw(name: str, module: Mixing, variant: str, options: Mapping[str, float]) -> Drawn:
+    std = _FORMULAS[variant](module, options)
+    with torch.no_grad():
+        module.weight.normal_(0, std)
+        if module.bias is not None:
+            module.bias.zero_()
+    return Drawn(name, std)
+
+
+TREATMENT = Treatment(
+    key="weight_scale",
+    summary="Draws initial weights of a size at which signal and gradient keep theirs.",
+    source="Glorot & Bengio 2010; He et al. 2015; Mishkin & Matas 2016; Schoenholz et al. 2017",
+    variants={
+        "auto": "critical for the activation in front, whose value at 0 the bias takes back",
+        "normal": "normal with standard deviation std, as tutorials do",
+        "xavier": "Xavier: variance 2 / (fan_in + fan_out)",
+        "he": "He: variance 2 / fan_in",
+        "lsuv": "orthogonal, then scaled by a batch to unit variance, layer after layer",
+    },
+    options={"std": 1.0},
+    acts_on="flow",
+    apply=_apply,
+)
