@@ -307,6 +307,9 @@ class Recording:
             loss either: an auxiliary head that the loss leaves out.
         telling: Recurrent layers with a fading `time_profile` whose states the loss knows how to
             use: it rises by more than a tenth where the samples of a batch exchange them.
+        unexplained: The loss over what it is where the samples of a batch exchange the model's
+            outputs: 0 for a net that has learnt its batch, 1 for one that knows nothing of it. Only
+            measured where a parameter stands still, and None where the outputs do not tell.
         misspelt: Attributes that look like a misspelt or misplaced `requires_grad`, as
             ``fc1.weight.require_grad``.
     """
@@ -319,6 +322,7 @@ class Recording:
     never_called: tuple[str, ...] = ()
     without_effect: tuple[str, ...] = ()
     telling: tuple[str, ...] = ()
+    unexplained: float | None = None
     misspelt: tuple[str, ...] = ()
 
     @property

@@ -80,6 +80,9 @@ class Thresholds:
             lost .9 and more did not learn, those that lost .1 to .4 did.
         underflow_share: Share of the weights that have to lose their gradient for the net to fail
             with Adam; with SGD all of them have to.
+        unexplained_loss: Share of the loss, of what it is where the samples of a batch exchange the
+            model's outputs, below which a net has learnt its batches and that nothing moves any
+            more is no fault: fits to the last digit are below 1e-8, nets that are stuck above 0.1.
         carried_gradient: Gradient left over from earlier steps, against this step's, that counts
             as accumulating.
         symmetric_spread: Rows closer than this relative distance are the same weight vector;
@@ -118,6 +121,7 @@ class Thresholds:
     underflow_warning: float = 0.1
     underflow_critical: float = 0.9
     underflow_share: float = 0.6
+    unexplained_loss: float = 1e-3
     carried_gradient: float = 1e-3
     symmetric_spread: float = 1e-5
     unseen_fraction: float = 1e-6

@@ -128,3 +128,32 @@ def test_states_that_the_loss_can_use_are_missed(
     y = x[:, -1] if trained else torch.randn(64, 1)
     report = gradcheckup.diagnose(net, (x, y), nn.MSELoss(), steps=2)
     assert report.recording.telling == (("rnn",) if trained else ())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "expected"),
+    [
+        ([1.0, 2.0, 4.0], [1.0, 2.0, 4.0], 0.0),
+        ([1.0, 2.0, 4.0], [1.0, 2.0, 3.0], 1 / (9 + 1 + 1)),  # against 4, 1, 2
+        ([0.0, 0.0, 0.0], [1.0, 2.0, 3.0], None),  # whose output it is makes no difference
+    ],
+)
+def test_how_much_of_the_loss_is_left(
+    outputs: list[float], targets: list[float], expected: float | None
+) -> None:
+    """The weights of a table are the outputs; nothing but a learning rate of 1e-30 moves them."""
+    net = nn.Embedding(3, 1)
+    net.weight.data = torch.tensor(outputs)[:, None]
+    report = gradcheckup.diagnose(
+        net,
+        (torch.arange(3), torch.tensor(targets)[:, None]),
+        nn.MSELoss(),
+        optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=1e-30),
+    )
+    assert report.recording.unexplained == (None if expected is None else pytest.approx(expected))
+
+
+def test_what_is_left_is_only_asked_where_weights_stand_still() -> None:
+    torch.manual_seed(0)
+    report = gradcheckup.diagnose(nn.Linear(8, 3), DATA, nn.CrossEntropyLoss())
+    assert report.recording.unexplained is None

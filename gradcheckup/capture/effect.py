@@ -3,7 +3,8 @@
 A layer behind which the graph is cut (`detach`, `argmax`) and a head that nothing uses look the
 same in the graph. Their values tell them apart: only the first one's reach the loss. Likewise a
 recurrent layer that has nothing to say about the targets yet and one that has said it all get
-gradients of no pattern; only the second one's values are missed.
+gradients of no pattern; only the second one's values are missed. And a net whose weights stand
+still has either learnt its batches or is stuck: only the first one's outputs fit the samples.
 """
 
 from __future__ import annotations
@@ -55,6 +56,30 @@ def telling(
     )
 
 
+def unexplained(model: nn.Module, evaluate: Callable[[], float]) -> float | None:
+    """The loss over what it is where every sample has the output of the one before it.
+
+    About 1 where outputs say nothing of their own sample; 0 where they say all.
+
+    Args:
+        model: Its outputs have the batch in their first dimension.
+        evaluate: Computes the loss, the same one each time.
+
+    Returns:
+        None where that cannot be said: the loss does not depend on whose outputs they are, or is
+        no positive number.
+    """
+    plain = evaluate()
+    other = _loss_with_other_output(model, evaluate, lambda _, output: _mapped(_roll, output))
+    if plain == other or not (plain >= 0 and 0 < other < math.inf):
+        return None
+    return plain / other
+
+
+def _roll(output: Tensor) -> Tensor:
+    return output.roll(1, 0) if output.ndim else output
+
+
 def _exchanged(module: nn.Module, output: Any) -> Any:
     """Every sample has the output of the one before it."""
     if isinstance(module, nn.RNNBase):
@@ -75,7 +100,7 @@ def _rolled(output: Any, batch: int) -> Any:
 def _loss_with_other_output(
     module: nn.Module,
     evaluate: Callable[[], float],
-    change: Callable[[nn.Module, Any], Any] = lambda _, output: _other(output),
+    change: Callable[[nn.Module, Any], Any] = lambda _, output: _mapped(_other, output),
 ) -> float:
     handle = module.register_forward_hook(lambda layer, _, output: change(layer, output))
     try:
@@ -84,16 +109,21 @@ def _loss_with_other_output(
         handle.remove()
 
 
-def _other(output: Any) -> Any:
-    """The same structure with other values, also in order: an argmax has to notice."""
+def _other(output: Tensor) -> Tensor:
+    """Other values, also in order: an argmax has to notice."""
+    return 1 - 2 * output if output.is_floating_point() else output
+
+
+def _mapped(change: Callable[[Tensor], Tensor], output: Any) -> Any:
+    """The same structure with other tensors."""
     if isinstance(output, Tensor):
-        return 1 - 2 * output if output.is_floating_point() else output
+        return change(output)
     if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*map(_other, output))
+        return type(output)(*(_mapped(change, each) for each in output))
     if isinstance(output, (tuple, list)):
-        return type(output)(map(_other, output))
+        return type(output)(_mapped(change, each) for each in output)
     if isinstance(output, dict):
-        return type(output)((key, _other(value)) for key, value in output.items())
+        return type(output)((key, _mapped(change, value)) for key, value in output.items())
     return output
 
 

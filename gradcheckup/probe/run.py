@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradcheckup.capture import Capture, respond, telling, without_effect
+from gradcheckup.capture import Capture, respond, telling, unexplained, without_effect
 from gradcheckup.capture.readings import Measured
 from gradcheckup.errors import GradcheckupError, LossError, ModelError
 from gradcheckup.probe.batches import copied
@@ -78,6 +78,7 @@ def probe(
         never_called=_never_called(subject, bench.capture, measured),
         without_effect=bench.without_effect(batches[0], measured),
         telling=bench.telling(batches[0], measured),
+        unexplained=bench.unexplained(batches[0], measured),
     )
 
 
@@ -210,6 +211,15 @@ class _Bench:
             return ()
         with _blamed(self.capture, "forward"), _eager():
             return telling(known, self.subject.names, partial(self._loss, batch))
+
+    def unexplained(self, batch: Any, steps: Sequence[Step]) -> float | None:
+        """How much of the loss is left, where weights stand still."""
+        trained = [each for each in steps[-1].parameters if each.trainable and each.learning_rate]
+        still = any(each.gradient_norm == 0 or each.update_norm == 0 for each in trained)
+        if not still or not math.isfinite(steps[-1].loss):
+            return None
+        with _blamed(self.capture, "forward"), _eager():
+            return unexplained(self.subject.model, partial(self._loss, batch))
 
     def _loss(self, batch: Any) -> float:
         torch.manual_seed(0)  # the same dropout each time

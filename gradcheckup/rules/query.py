@@ -208,6 +208,18 @@ def blindness(recording: Recording, thresholds: Thresholds) -> float | None:
     return median(step.response.condition for step in recording.settled if step.response)
 
 
+def has_learnt(recording: Recording, thresholds: Thresholds) -> bool:
+    """Whether next to nothing is left to learn, so that weights which stand still are no fault."""
+    left = recording.unexplained
+    return left is not None and left < thresholds.unexplained_loss
+
+
+def asks_for_nothing(recording: Recording) -> bool:
+    """Whether the loss has no gradient even at the outputs, as a hinge loss that is met."""
+    ends = [layer for step in recording.steps for layer in step.layers if layer.output]
+    return bool(ends) and all(not layer.gradient_norm for layer in ends)
+
+
 def recovers(ratios: Sequence[float | None]) -> bool:
     """Whether a ratio climbs by itself: from an exact zero, or clear of where it was and still on.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 from gradcheckup.records import Finding, ParameterRecord, Recording, Role, Severity
@@ -13,6 +14,8 @@ from gradcheckup.thresholds import Thresholds
 
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags weights with an exact zero gradient; names vectors that are zero by structure."""
+    if not math.isfinite(recording.steps[0].loss):
+        return  # what comes back from NaN says nothing of the way
     records = query.by_name(recording)
     trained = {
         name: each
@@ -21,7 +24,8 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     }
     zero = [name for name, each in trained.items() if all(map(_is_zero, each))]
     weights = [name for name in zero if query.is_matrix(records[name][0])]
-    if weights:
+    met = query.has_learnt(recording, thresholds) and query.asks_for_nothing(recording)
+    if weights and not met:
         yield _zero(recording, [records[name][0] for name in weights], len(trained))
     tiny = [
         name
@@ -128,14 +132,15 @@ RULE = Rule(
         "and with a scaled loss too where float16 may be the reason (see GC403). "
         "Critical unless its layer can be bypassed and receives no gradient itself (an unrouted "
         "expert), or has other matrices that train (an LSTM's backward direction, of which only "
-        "the "
-        "last output is used): a warning then. A bias whose gradient is rounding beside its "
-        "weight's is zero by "
-        "structure (in front of BatchNorm, an attention key bias) and reported as information."
+        "the last output is used): a warning then. No fault in a net that has learnt its batches: "
+        "the gradient is 0 at the outputs as well, as that of a hinge loss that is met, and the "
+        "loss is below unexplained_loss times what it is where the samples of a batch exchange "
+        "their outputs. A bias whose gradient is rounding beside its weight's is zero by structure "
+        "(in front of BatchNorm, an attention key bias) and reported as information."
     ),
     default=(
         "unseen_fraction = 1e-6 for biases: rounding leaves 1e-9 and less of the weight's "
-        "gradient where theory says 0."
+        "gradient where theory says 0. unexplained_loss = 0.001."
     ),
     false_alarms="A layer whose inputs are all zero in every batch of the probe.",
     remedy=(

@@ -340,6 +340,41 @@ def test_zero_gradient_is_exact_and_persistent(
     assert all(each.severity is Severity.CRITICAL for each in found)
 
 
+@pytest.mark.parametrize(
+    ("unexplained", "at_the_outputs", "flagged"),
+    [
+        (0.0, 0.0, False),  # all learnt: the loss asks for nothing
+        (0.0, 1.0, True),  # it asks, and nothing arrives
+        (0.5, 0.0, True),  # it asks for nothing, and little was learnt
+        (None, 0.0, True),
+    ],
+)
+def test_zero_gradients_of_a_loss_that_is_met_are_no_fault(
+    layer: Make,
+    parameter: Make,
+    step: Make,
+    recording: Make,
+    unexplained: float | None,
+    at_the_outputs: float,
+    flagged: bool,
+) -> None:
+    flow = [
+        layer("early", gradient_norm=0.0),
+        layer("head", output=True, gradient_norm=at_the_outputs),
+    ]
+    shown = [parameter("early.weight", gradient_norm=0.0)]
+    made = recording((step(k, flow, shown) for k in range(4)), unexplained=unexplained)
+    assert len(list(zero_gradient.check(made, LIMITS))) == flagged
+
+
+def test_zero_gradients_of_a_loss_that_is_nan_say_nothing(
+    layer: Make, parameter: Make, step: Make, recording: Make
+) -> None:
+    shown = [parameter("early.weight", gradient_norm=0.0)]
+    made = recording([step(0, [layer("early", gradient_norm=0.0)], shown, loss=math.nan)])
+    assert not list(zero_gradient.check(made, LIMITS))
+
+
 def test_softmax_over_one_unit_is_named_as_the_cause(
     layer: Make, parameter: Make, step: Make, recording: Make
 ) -> None:

@@ -106,6 +106,15 @@ def test_unchanged_parameters_by_cause(
     assert found.layers == ("early.weight",)
 
 
+@pytest.mark.parametrize(("unexplained", "flagged"), [(1e-9, False), (0.1, True), (None, True)])
+def test_updates_lost_in_rounding_are_no_fault_of_a_net_that_has_learnt(
+    parameter: Make, step: Make, recording: Make, unexplained: float | None, flagged: bool
+) -> None:
+    shown = [parameter("early.weight", update_norm=0.0)]
+    made = recording((step(k, None, shown) for k in range(4)), unexplained=unexplained)
+    assert len(list(unchanged_parameters.check(made, LIMITS))) == flagged
+
+
 @pytest.mark.parametrize(
     "fields",
     [
