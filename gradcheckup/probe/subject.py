@@ -18,6 +18,9 @@ from gradcheckup.errors import ModelError, UsageError
 from gradcheckup.probe.safekeeping import copied, random_state, restored
 from gradcheckup.tracebacks import one_line
 
+_HELD = 1e-3
+"""Share of its base learning rate below which a scheduler keeps weights from moving at all."""
+
 OptimizerSource = Optimizer | Callable[..., Optimizer]
 """An optimizer bound to the model, a class or partial of one, or a function of the model."""
 
@@ -165,11 +168,10 @@ def _subject(
             "holds none of them: create it after the model is built, moved or wrapped"
         )
     for group in optimizer.param_groups:
-        if group.get("lr") == 0 and group.get("initial_lr"):
-            group["lr"] = group["initial_lr"]
-            notes.append(
-                f"a scheduler's warm-up holds the learning rate at 0: probed at {group['lr']:g}"
-            )
+        held, base = group.get("lr"), group.get("initial_lr")
+        if held is not None and base and held < _HELD * base:
+            group["lr"] = base
+            notes.append(f"a scheduler holds the learning rate at {held:g}: probed at {base:g}")
     rates = {
         id(each): float(group.get("lr", 1.0))
         for group in optimizer.param_groups
