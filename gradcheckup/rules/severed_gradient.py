@@ -34,11 +34,12 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     if not severed:
         return
     position = step.layers.index(severed[-1])
+    # Call by call: a function of one name may run on both sides of the cut.
     behind = next(
         (
             layer.name
             for layer in step.layers[position + 1 :]
-            if layer.name in reached and layer.role is not Role.CONTAINER
+            if layer.gradient_norm is not None and layer.role is not Role.CONTAINER
         ),
         None,
     )
