@@ -40,26 +40,23 @@ from gradcheckup.version import VERSION
 
 if TYPE_CHECKING:
     from gradcheckup.checkup import assert_healthy, diagnose
-    from gradcheckup.reports.figure import plot_profiles
     from gradcheckup.treating import treat
 
 __version__ = VERSION
 
-# Imported when they are first used: torch takes seconds, and a figure is not always wanted.
-_LAZY = {
+_NEED_TORCH = {
     "assert_healthy": "gradcheckup.checkup",
     "diagnose": "gradcheckup.checkup",
-    "plot_profiles": "gradcheckup.reports.figure",
     "treat": "gradcheckup.treating",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _NEED_TORCH:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_LAZY[name]), name)
+    return getattr(import_module(_NEED_TORCH[name]), name)
 
 
 def __dir__() -> list[str]:
@@ -90,6 +87,5 @@ __all__ = [
     "assert_healthy",
     "diagnose",
     "load_report",
-    "plot_profiles",
     "treat",
 ]

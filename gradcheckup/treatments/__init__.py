@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from gradcheckup.treatments import (
     activation,
-    gradient_clipping,
     normalization,
     optimizer,
     skip_connection,
@@ -22,7 +21,6 @@ TREATMENTS: tuple[Treatment, ...] = (
     optimizer.TREATMENT,
     normalization.TREATMENT,
     skip_connection.TREATMENT,
-    gradient_clipping.TREATMENT,
 )
 """Every treatment, in the order in which they are listed."""
 

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradcheckup.treatments.clipping import clip_of, clipped
-
 
 def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[Tensor, Tensor]) -> None:
     """Has an optimizer update the parameters that a treated model has now.
@@ -38,7 +36,7 @@ def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[Tensor, Tenso
 
 
 def exchanged(optimizer: Optimizer, kind: type[Optimizer], rate: float) -> Optimizer:
-    """Another optimizer of the same parameters, in the same groups, that clips as this one does.
+    """Another optimizer of the same parameters, in the same groups.
 
     Args:
         optimizer: The present one.
@@ -50,11 +48,7 @@ def exchanged(optimizer: Optimizer, kind: type[Optimizer], rate: float) -> Optim
         {"params": group["params"], "lr": rate * float(group.get("lr", first)) / float(first)}
         for group in optimizer.param_groups
     ]
-    other = kind(groups, lr=rate)  # type: ignore[call-arg]
-    clip = clip_of(optimizer)
-    if clip:
-        clipped(other, clip)
-    return other
+    return kind(groups, lr=rate)  # type: ignore[call-arg]
 
 
 def default(model: nn.Module) -> Optimizer:
