@@ -40,23 +40,26 @@ from gradcheckup.version import VERSION
 
 if TYPE_CHECKING:
     from gradcheckup.checkup import assert_healthy, diagnose
+    from gradcheckup.reports.figure import plot_profiles
     from gradcheckup.treating import treat
 
 __version__ = VERSION
 
-_NEED_TORCH = {
+# Imported when they are first used: torch takes seconds, and a figure is not always wanted.
+_LAZY = {
     "assert_healthy": "gradcheckup.checkup",
     "diagnose": "gradcheckup.checkup",
+    "plot_profiles": "gradcheckup.reports.figure",
     "treat": "gradcheckup.treating",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NEED_TORCH:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_NEED_TORCH[name]), name)
+    return getattr(import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:
@@ -87,5 +90,6 @@ __all__ = [
     "assert_healthy",
     "diagnose",
     "load_report",
+    "plot_profiles",
     "treat",
 ]

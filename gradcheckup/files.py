@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_whole(path: str | Path, text: str) -> None:
-    """Write the whole file as UTF-8, or leave what was there.
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write the whole file, text as UTF-8, or leave what was there.
 
     Raises:
         OSError: It cannot be written.
@@ -19,8 +19,8 @@ def write_whole(path: str | Path, text: str) -> None:
     direct = target.exists() and not target.is_file()
     scratch = target if direct else target.with_name(f".gradcheckup-{secrets.token_hex(8)}")
     try:
-        with scratch.open("w" if direct else "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with scratch.open("wb" if direct else "xb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
         if not direct:
             scratch.replace(target)
     finally:

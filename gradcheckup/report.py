@@ -75,6 +75,19 @@ class Report:
 
         return dump_report(self, path)
 
+    def plot(self, path: str | Path) -> None:
+        """Draw the layers into a file that ends in .png, .svg or .pdf.
+
+        Gradient ratio against depth with the band of healthy ratios and the layers that findings
+        concern, at the first and the last step; below it the signal, saturated and dead units.
+
+        Raises:
+            ReportError: The file has another ending, or cannot be written.
+        """
+        from gradcheckup.reports.figure import draw
+
+        draw(self, path)
+
     def __str__(self) -> str:
         from gradcheckup.reports.text import render
 

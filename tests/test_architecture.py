@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serialization": RECORDS | {"report"},
     "rules": RECORDS | {"prescriptions"},
     "prescriptions": RECORDS,
-    "reports": RECORDS | {"report", "rules", "rich"},
+    "reports": RECORDS | {"report", "rules", "rich", "matplotlib"},
     "settings": RECORDS | {"suggestions", "tomli"},
     "activations": {"torch"},
     "statistics": {"torch"},
@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"checkup", "reports", "settings", "targets", "tracebacks", "click", "rich", ""},
     "__main__": {"cli"},
     # The public names; what needs torch is imported when it is first used.
-    "__init__": RECORDS | {"report", "serialization", "checkup", "treating"},
+    "__init__": RECORDS | {"report", "reports", "serialization", "checkup", "treating"},
 }
 NEED_TORCH = {part for part, may in MAY_IMPORT.items() if "torch" in may}
 
@@ -168,6 +168,16 @@ def test_hooks_are_registered_in_few_places() -> None:
         *(f"capture/{name}" for name in measuring),
         *(f"treatments/{name}" for name in treating),
     }
+
+
+def test_only_figures_import_matplotlib() -> None:
+    places = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for name, _ in imports(path.read_text("utf-8"), "gradcheckup")
+        if name == "matplotlib"
+    }
+    assert places == {"reports/axes.py", "reports/figure.py"}
 
 
 def _run(code: str) -> None:

@@ -127,6 +127,27 @@ def test_output_file_and_show(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "r.txt").read_text().startswith("UNHEALTHY")
 
 
+def test_figures(run: Run, tmp_path: Path) -> None:
+    done = run("diagnose", "model.py", "--format", "json", "--plot", "a.png", model=SICK)
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["healthy"] is False
+    assert done.stderr == "imported\nfigure written to a.png\n"
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "r.json").write_text(done.stdout)
+    shown = run("show", "r.json", "--plot", "b.svg")
+    assert shown.exit_code == 0
+    assert shown.stdout.startswith("UNHEALTHY")
+    assert shown.stderr == "figure written to b.svg\n"
+    assert "<svg" in (tmp_path / "b.svg").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["no/f.png", "f.jpg", ".", "model.py"])
+def test_figures_are_checked_before_the_model_is_touched(run: Run, name: str) -> None:
+    result = run("diagnose", "model.py", "--plot", name, model="print('ran')")
+    assert result.exit_code == 2
+    assert "ran" not in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -234,6 +255,8 @@ NET = "from torch import nn\nclass Net(nn.Module):\n    pass\n"
         (["diagnose", "model.py", "--output", "."], "it is a folder"),
         (["explain", "GC10"], "no rule 'GC10'; there are GC101, GC102, GC103, GC104"),
         (["diagnose", "model.py", "--output", "model.py"], "would be overwritten"),
+        (["diagnose", "model.py", "--plot", "f.gif"], "ends in .png, .svg or .pdf, got '.gif'"),
+        (["diagnose", "model.py", "--plot", "no/f.png"], "there is no folder"),
         (["diagnose", "model.py", "--lr", "nan"], "not a finite number"),
         (["explain", "vanishing"], "did you mean vanishing-gradient?"),
         (["explain"], "Missing argument"),
@@ -413,7 +436,7 @@ def test_every_setting_of_the_help_is_an_option(run: Run) -> None:
 def test_cheap_commands_import_no_torch(run: Run, tmp_path: Path, arguments: list[str]) -> None:
     if arguments == ["show"]:
         run("diagnose", "model.py", "--format", "json", "--output", "r.json", model=HEALTHY)
-        arguments = ["show", "r.json"]
+        arguments = ["show", "r.json", "--plot", "f.png"]
     code = (
         "import sys\n"
         "from gradcheckup.cli import main\n"

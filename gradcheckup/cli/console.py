@@ -67,6 +67,19 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"cannot write {relative(path)}: permission denied")
 
 
+def check_figure(path: Path) -> None:
+    """The same for a figure, whose name also says its format.
+
+    Raises:
+        ReportError: The format is none that can be drawn.
+        UsageError: The file cannot be written there.
+    """
+    from gradcheckup.reports.figure import format_of
+
+    format_of(path)
+    check_writable(path)
+
+
 def write_file(path: Path, text: str) -> None:
     """Write the whole file, or leave what was there.
 

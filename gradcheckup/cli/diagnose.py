@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradcheckup.cli.console import check_writable, print_out, write_file
+from gradcheckup.cli.console import check_figure, check_writable, print_out, write_file
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.cli.progress import progress
-from gradcheckup.cli.show import terminal_text
+from gradcheckup.cli.show import plot_option, save_figure, terminal_text
 from gradcheckup.errors import UsageError
 from gradcheckup.records import Severity
 from gradcheckup.report import Report
@@ -32,6 +32,7 @@ examples
   gradcheckup diagnose model.py
   gradcheckup diagnose model.py:Net --input 8,3,64,64 --optimizer adam
   gradcheckup diagnose model.py --format json --output report.json
+  gradcheckup diagnose model.py --plot layers.png
   gradcheckup diagnose torchvision.models:resnet50 --input 8,3,96,96
 
 \b
@@ -100,6 +101,7 @@ class _Finite(click.FloatRange):
     metavar="FILE",
     help="Write the report here instead of stdout; as JSON where it ends in .json.",
 )
+@plot_option
 @click.option("-v", "--verbose", is_flag=True, help="All findings in full, and all layers.")
 @click.option("--no-color", is_flag=True, help="No colours; NO_COLOR=1 does the same.")
 @traceback_option
@@ -117,6 +119,8 @@ def diagnose(target: str, **options: Any) -> int:
     plan = _plan(options, load_settings(Path.cwd()))
     if plan.output:
         check_writable(plan.output)
+    if plan.plot:
+        check_figure(plan.plot)
     report = _probe(target, plan)
     from gradcheckup.reports.text import render
 
@@ -132,6 +136,8 @@ def diagnose(target: str, **options: Any) -> int:
         click.echo(f"{verdict}; report written to {relative(plan.output)}", err=True)
     else:
         print_out(text)
+    if plan.plot:
+        save_figure(report, plan.plot)
     return _exit_code(report, plan.fail_on)
 
 
@@ -148,6 +154,7 @@ class _Plan:
     fail_on: str
     form: str
     output: Path | None
+    plot: Path | None
     verbose: bool
     no_color: bool
 
@@ -181,7 +188,9 @@ def _plan(given: dict[str, Any], settings: Settings) -> _Plan:
         thresholds=Thresholds(**{**settings.thresholds, **_limits(given["limits"])}),
         fail_on=_first(given["fail_on"], settings.fail_on, "critical"),
         form=given["form"] or _form_of(given["output"]) or settings.format or "text",
+        # The model's code may change the working directory.
         output=Path.cwd() / given["output"] if given["output"] else None,
+        plot=Path.cwd() / given["plot"] if given["plot"] else None,
         verbose=given["verbose"],
         no_color=given["no_color"],
     )

@@ -3,47 +3,83 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-from gradcheckup.cli.console import color_wanted, print_out, width_of
+from gradcheckup.cli.console import check_figure, color_wanted, print_out, width_of
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.errors import ReportError
 from gradcheckup.report import Report
 from gradcheckup.serialization import load_report
 from gradcheckup.suggestions import nearest
+from gradcheckup.tracebacks import relative
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _EPILOG = """\b
 examples
   gradcheckup diagnose model.py --format json --output report.json
   gradcheckup show report.json --verbose
+  gradcheckup show report.json --plot layers.png
 """
+
+
+def plot_option(function: Function) -> Function:
+    """``--plot FILE``, for commands that have a report to draw."""
+    return click.option(
+        "--plot",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Draw the layers into this file too: .png, .svg or .pdf.",
+    )(function)
 
 
 @click.command(epilog=_EPILOG)
 @click.argument("report", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@plot_option
 @click.option("-v", "--verbose", is_flag=True, help="All findings in full, and all layers.")
 @click.option("--no-color", is_flag=True, help="No colours; NO_COLOR=1 does the same.")
 @traceback_option
-def show(report: Path, form: str, verbose: bool, no_color: bool) -> int:
+def show(report: Path, form: str, plot: Path | None, verbose: bool, no_color: bool) -> int:
     """Show a report that --format json wrote.
 
     The exit code is 0 whatever the verdict was.
     """
-    if not report.exists():
-        folder = report.parent
-        found = nearest(report.name, [path.name for path in folder.glob("*.json")])
-        hint = f"; did you mean {folder / found}?" if found else ""
-        raise ReportError(f"no such file: {report}{hint}")
-    loaded = load_report(report)
+    loaded = read_report(report)
+    if plot:
+        check_figure(plot)
     print_out(
         loaded.to_json()
         if form == "json"
         else terminal_text(loaded, verbose=verbose, no_color=no_color)
     )
+    if plot:
+        save_figure(loaded, plot)
     return 0
+
+
+def read_report(path: Path) -> Report:
+    """The report in this file.
+
+    Raises:
+        ReportError: There is none.
+    """
+    if not path.exists():
+        folder = path.parent
+        found = nearest(path.name, [each.name for each in folder.glob("*.json")])
+        hint = f"; did you mean {folder / found}?" if found else ""
+        raise ReportError(f"no such file: {path}{hint}")
+    return load_report(path)
+
+
+def save_figure(report: Report, path: Path) -> None:
+    """Draw a report, and say where; stdout may be read by a program."""
+    report.plot(path)
+    click.echo(f"figure written to {relative(path)}", err=True)
 
 
 def terminal_text(report: Report, *, verbose: bool, no_color: bool) -> str:

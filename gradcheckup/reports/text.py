@@ -62,13 +62,19 @@ def render(
     return page.text()
 
 
-def _verdict(page: Page, report: Report) -> None:
+def headline(report: Report) -> tuple[str, str]:
+    """The verdict in a word, and what it is about: ``Net, 8 layers, 8 probe steps with SGD``."""
     recording = report.recording
-    word, style = ("HEALTHY", "bold green") if report.healthy else ("UNHEALTHY", "bold red")
     steps = count(len(report.steps), "probe step")
     optimizer = f" with {recording.optimizer}" if recording.optimizer else ""
-    said = f"  {recording.model}, {_size(report.steps[0])}, {steps}{optimizer}"
-    page.write(said, lead=word, style=style)
+    about = f"{recording.model}, {_size(report.steps[0])}, {steps}{optimizer}"
+    return "HEALTHY" if report.healthy else "UNHEALTHY", about
+
+
+def _verdict(page: Page, report: Report) -> None:
+    word, about = headline(report)
+    style = "bold green" if report.healthy else "bold red"
+    page.write(f"  {about}", lead=word, style=style)
 
 
 def _size(step: Step) -> str:

@@ -16,7 +16,7 @@ _LARGE_UPDATE = 0.1
 
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags an end-to-end ratio that stays above the limit, or a gradient that runs away."""
-    limit = _limit(recording, thresholds)
+    limit = upper_limit(recording, thresholds)
 
     def explodes(step: Step) -> bool:
         ratio = step.end_to_end_ratio
@@ -29,8 +29,8 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         yield from _across_steps(recording, thresholds)
 
 
-def _limit(recording: Recording, thresholds: Thresholds) -> float:
-    """The upper limit, raised by the growth that does not keep a net from learning."""
+def upper_limit(recording: Recording, thresholds: Thresholds) -> float:
+    """The highest healthy end-to-end ratio, raised by growth that keeps no net from learning."""
     norms = len(query.hidden(recording.steps[0], Role.NORM))
     expected = min(norms * math.log(thresholds.norm_growth), math.log(thresholds.norm_growth_cap))
     limit = max(thresholds.gradient_ratio_high, math.exp(expected))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gradcheckup.treatments import (
     activation,
+    gradient_clipping,
     normalization,
     optimizer,
     skip_connection,
@@ -21,6 +22,7 @@ TREATMENTS: tuple[Treatment, ...] = (
     optimizer.TREATMENT,
     normalization.TREATMENT,
     skip_connection.TREATMENT,
+    gradient_clipping.TREATMENT,
 )
 """Every treatment, in the order in which they are listed."""
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradcheckup.treatments.clipping import clip_of, clipped
+
 
 def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[Tensor, Tensor]) -> None:
     """Has an optimizer update the parameters that a treated model has now.
@@ -36,7 +38,7 @@ def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[Tensor, Tenso
 
 
 def exchanged(optimizer: Optimizer, kind: type[Optimizer], rate: float) -> Optimizer:
-    """Another optimizer of the same parameters, in the same groups.
+    """Another optimizer of the same parameters, in the same groups, that clips as this one does.
 
     Args:
         optimizer: The present one.
@@ -48,7 +50,11 @@ def exchanged(optimizer: Optimizer, kind: type[Optimizer], rate: float) -> Optim
         {"params": group["params"], "lr": rate * float(group.get("lr", first)) / float(first)}
         for group in optimizer.param_groups
     ]
-    return kind(groups, lr=rate)  # type: ignore[call-arg]
+    other = kind(groups, lr=rate)  # type: ignore[call-arg]
+    clip = clip_of(optimizer)
+    if clip:
+        clipped(other, clip)
+    return other
 
 
 def default(model: nn.Module) -> Optimizer:

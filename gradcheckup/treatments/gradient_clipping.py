@@ -1,0 +1,44 @@
+"""Clip gradients before each update, so that a burst of them cannot throw the weights away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gradcheckup.errors import TreatmentError
+from gradcheckup.treatments.clipping import Clip, clip_of, clipped
+from gradcheckup.treatments.optimizers import default
+from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
+
+_OPTIONS = {"norm": "max_norm", "value": "clip_value"}
+
+
+def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effect:
+    option = _OPTIONS[variant]
+    bound = options[option]
+    if not bound > 0:
+        raise TreatmentError(f"expected {option} above 0, got {bound:g}")
+    optimizer = patient.optimizer or default(patient.model)
+    present = clip_of(optimizer)
+    if present:
+        raise TreatmentError(f"the optimizer clips by {present.by} at {present.bound:g} already")
+    clipped(optimizer, Clip(variant, bound))
+    call = f"clip_grad_{variant}_(model.parameters(), {option}={bound:g})"
+    return Effect(
+        changes=(Change(f"gradients clipped by {variant} at {bound:g} before each update"),),
+        snippet=f"torch.nn.utils.{call}  # after loss.backward(), before optimizer.step()",
+        optimizer=optimizer,
+    )
+
+
+TREATMENT = Treatment(
+    key="gradient_clipping",
+    summary="Clips the gradients before each update.",
+    source="Pascanu, Mikolov & Bengio 2013",
+    variants={
+        "norm": "the norm of all gradients together, which keeps their direction",
+        "value": "each element on its own",
+    },
+    options={"max_norm": 1.0, "clip_value": 0.5},
+    acts_on="updates",
+    apply=_apply,
+)
