@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gradcheckup.comparison import Comparison, LayerChange, Vitals, compare
 from gradcheckup.errors import (
     DataError,
     GradcheckupError,
@@ -67,9 +68,11 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Comparison",
     "DataError",
     "Finding",
     "GradcheckupError",
+    "LayerChange",
     "LayerRecord",
     "LossError",
     "MissingDependencyError",
@@ -86,8 +89,10 @@ __all__ = [
     "TreatmentError",
     "UnhealthyError",
     "UsageError",
+    "Vitals",
     "__version__",
     "assert_healthy",
+    "compare",
     "diagnose",
     "load_report",
     "plot_profiles",

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from gradcheckup.comparison import Comparison
 from gradcheckup.errors import GradcheckupError, ReportError
 from gradcheckup.files import reason, write_whole
 from gradcheckup.report import Report
@@ -24,6 +25,7 @@ from gradcheckup.thresholds import Thresholds
 from gradcheckup.version import VERSION
 
 SCHEMA = "gradcheckup/report"
+COMPARISON_SCHEMA = "gradcheckup/comparison"
 SCHEMA_VERSION = 1
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -42,20 +44,41 @@ def dump_report(report: Report, path: str | Path | None = None) -> str:
     Raises:
         ReportError: The file cannot be written.
     """
-    document = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "gradcheckup_version": VERSION,
+    verdict = {
         "healthy": report.healthy,
         "end_to_end_ratio": _encode(report.end_to_end_ratio, float | None),
-        **_encode(report, Report),
     }
-    text = json.dumps(document, indent=1, allow_nan=False)
+    return _dump(SCHEMA, {**verdict, **_encode(report, Report)}, "report", path)
+
+
+def dump_comparison(comparison: Comparison, path: str | Path | None = None) -> str:
+    """The comparison as JSON text, also written to `path` when one is given.
+
+    Beside the records it has ``worse`` and ``better`` at the top, and a ``factor`` for each layer.
+
+    Raises:
+        ReportError: The file cannot be written.
+    """
+    verdict = {"worse": comparison.worse, "better": comparison.better}
+    document = {**verdict, **_encode(comparison, Comparison)}
+    for layer, change in zip(document["layers"], comparison.layers, strict=True):
+        layer["factor"] = _encode(change.factor, float)
+    return _dump(COMPARISON_SCHEMA, document, "comparison", path)
+
+
+def _dump(schema: str, content: dict[str, Any], what: str, path: str | Path | None) -> str:
+    """The text of a document, written whole or not at all."""
+    header = {
+        "schema": schema,
+        "schema_version": SCHEMA_VERSION,
+        "gradcheckup_version": VERSION,
+    }
+    text = json.dumps({**header, **content}, indent=1, allow_nan=False)
     if path is not None:
         try:
             write_whole(path, text + "\n")
         except OSError as error:
-            raise ReportError(f"cannot write report {path}: {reason(error)}") from None
+            raise ReportError(f"cannot write {what} {path}: {reason(error)}") from None
     return text
 
 

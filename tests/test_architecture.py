@@ -20,7 +20,14 @@ PACKAGE = Path(gradcheckup.__file__).parent
 # A part of the package is a module or a folder directly in it. Beside what is named here, every
 # part may import the standard library and itself.
 RECORDS = {"errors", "files", "records", "thresholds", "version"}
-READING = RECORDS | {"report", "serialization", "rules", "prescriptions", "suggestions"}
+READING = RECORDS | {
+    "comparison",
+    "report",
+    "serialization",
+    "rules",
+    "prescriptions",
+    "suggestions",
+}
 MEASURING = {"activations", "statistics", "capture", "probe"}
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -32,10 +39,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "suggestions": set(),
     "tracebacks": set(),
     "report": RECORDS | {"serialization", "reports"},
-    "serialization": RECORDS | {"report"},
+    "comparison": RECORDS | {"report", "reports", "serialization"},
+    "serialization": RECORDS | {"report", "comparison"},
     "rules": RECORDS | {"prescriptions"},
     "prescriptions": RECORDS,
-    "reports": RECORDS | {"report", "rules", "rich", "matplotlib"},
+    "reports": RECORDS | {"comparison", "report", "rules", "rich", "matplotlib"},
     "settings": RECORDS | {"suggestions", "tomli"},
     "activations": {"torch"},
     "statistics": {"torch"},
@@ -50,7 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"checkup", "reports", "settings", "targets", "tracebacks", "click", "rich", ""},
     "__main__": {"cli"},
     # The public names; what needs torch is imported when it is first used.
-    "__init__": RECORDS | {"report", "reports", "serialization", "checkup", "treating"},
+    "__init__": RECORDS
+    | {"comparison", "report", "reports", "serialization", "checkup", "treating"},
 }
 NEED_TORCH = {part for part, may in MAY_IMPORT.items() if "torch" in may}
 

@@ -141,6 +141,24 @@ def test_figures(run: Run, tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "b.svg").read_text("utf-8")
 
 
+def test_compare(run: Run) -> None:
+    run("diagnose", "model.py", "--output", "sick.json", model=SICK)
+    run("diagnose", "model.py", "--output", "well.json", model=HEALTHY)
+    better, worse = (
+        run("compare", "sick.json", "well.json"),
+        run("compare", "well.json", "sick.json"),
+    )
+    assert (better.exit_code, worse.exit_code) == (0, 1)
+    assert better.stdout.startswith("BETTER  unhealthy before, healthy after\n")
+    assert worse.stdout.startswith("WORSE  healthy before, unhealthy after\n")
+    assert "gone       GC101 vanishing-gradient (critical)" in better.stdout
+    assert run("compare", "sick.json", "sick.json").exit_code == 0
+    document = json.loads(run("compare", "well.json", "sick.json", "--format", "json").stdout)
+    assert document["worse"] is True
+    assert document["new"][0]["code"] == "GC101"
+    assert max(map(len, better.stdout.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("name", ["no/f.png", "f.jpg", ".", "model.py"])
 def test_figures_are_checked_before_the_model_is_touched(run: Run, name: str) -> None:
     result = run("diagnose", "model.py", "--plot", name, model="print('ran')")
@@ -227,7 +245,7 @@ NET = "from torch import nn\nclass Net(nn.Module):\n    pass\n"
         (["diagnos", "model.py"], "did you mean gradcheckup diagnose?"),
         (["model.py"], "did you mean gradcheckup diagnose model.py?"),
         (["torchvision.models:resnet18"], "diagnose torchvision.models:resnet18?"),
-        (["lint"], "there are diagnose, explain, rules, show"),
+        (["lint"], "there are compare, diagnose, explain, rules, show"),
         (["diagnose"], "Missing argument 'TARGET'"),
         (["diagnose", "model.py", "extra.py"], "unexpected extra argument"),
         (["diagnose", "model.py", "--setps", "3"], "'--steps'"),
@@ -260,6 +278,8 @@ NET = "from torch import nn\nclass Net(nn.Module):\n    pass\n"
         (["diagnose", "model.py", "--lr", "nan"], "not a finite number"),
         (["explain", "vanishing"], "did you mean vanishing-gradient?"),
         (["explain"], "Missing argument"),
+        (["compare", "nothing.json", "model.py"], "no such file: nothing.json"),
+        (["compare", "a.json"], "Missing argument 'AFTER'"),
         (["show", "nothing.json"], "no such file: nothing.json"),
         (["show", "model.py"], "not valid JSON"),
     ],
@@ -414,7 +434,7 @@ def test_help_and_version(run: Run) -> None:
     assert run("--version").stdout == f"gradcheckup {__version__}\n"
     assert run().exit_code == 2
     assert "exit codes" in run().stdout
-    for name in ("diagnose", "show", "rules", "explain"):
+    for name in ("diagnose", "show", "compare", "rules", "explain"):
         result = run(name, "--help")
         assert result.exit_code == 0
         assert f"gradcheckup {name}" in result.stdout
@@ -431,12 +451,14 @@ def test_every_setting_of_the_help_is_an_option(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["diagnose", "--help"], ["rules"], ["explain", "GC101"], ["show"]]
+    "arguments",
+    [["--help"], ["diagnose", "--help"], ["rules"], ["explain", "GC101"], ["show"], ["compare"]],
 )
 def test_cheap_commands_import_no_torch(run: Run, tmp_path: Path, arguments: list[str]) -> None:
-    if arguments == ["show"]:
+    if arguments[0] in {"show", "compare"}:
         run("diagnose", "model.py", "--format", "json", "--output", "r.json", model=HEALTHY)
-        arguments = ["show", "r.json", "--plot", "f.png"]
+        rest = ["r.json"] if arguments == ["compare"] else ["--plot", "f.png"]
+        arguments = [*arguments, "r.json", *rest]
     code = (
         "import sys\n"
         "from gradcheckup.cli import main\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from gradcheckup import __version__
+from gradcheckup.cli.compare import compare
 from gradcheckup.cli.diagnose import diagnose
 from gradcheckup.cli.failures import Commands, traceback_option
 from gradcheckup.cli.knowledge import explain, rules
@@ -28,7 +29,7 @@ exit codes
 
 @click.group(
     cls=Commands,
-    commands=[diagnose, show, rules, explain],
+    commands=[diagnose, show, compare, rules, explain],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog=_EPILOG,
     invoke_without_command=True,

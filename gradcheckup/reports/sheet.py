@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
-from gradcheckup.records import Step
-from gradcheckup.reports.table import layer_table
+if TYPE_CHECKING:
+    from rich.table import Table
+
 
 # Signs of the report in terminals that have ASCII or Latin-1 alone. All but the arrow keep their
 # width, so that columns stay aligned.
@@ -67,10 +69,10 @@ class Page:
             text.truncate(self.width)
             self._console.print(text, soft_wrap=True)
 
-    def table(self, step: Step) -> None:
-        """All layers of a step."""
+    def table(self, table: Table) -> None:
+        """A table, set off by an empty line."""
         self.gap()
-        self._console.print(layer_table(step.layers, self.width, self.clean))
+        self._console.print(table)
 
     def text(self) -> str:
         """Everything written so far."""

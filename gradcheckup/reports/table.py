@@ -24,6 +24,7 @@ _FIGURES: dict[str, Callable[[LayerRecord], str]] = {
     "update": lambda layer: number(layer.update_ratio),
 }
 _KIND = 11
+_GAP = 2
 
 
 def layer_table(
@@ -62,6 +63,42 @@ def layer_table(
             Text(clean(shorten(text, kind))),
             *map(clean, figures),
         )
+    return table
+
+
+def grid(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    clean: Callable[[str], str] = str,
+) -> Table:
+    """A table of texts that fits into `width` columns.
+
+    Where there is too little room, names in the first column give up their middle, down to a
+    quarter of the width, and the other columns wrap.
+
+    Args:
+        headings: One a column.
+        rows: Each as long as the headings.
+        width: Columns there are.
+        clean: Applied to every text.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [[clean(text) for text in row] for row in (headings, *rows)]
+    first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))
+    gaps = _GAP * len(others)
+    first = min(first, max(width - gaps - sum(others), width // 4))
+    most = (width - gaps - first) // len(others)
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    table.add_column(cells[0][0], width=first, no_wrap=True)
+    narrow = first + gaps + sum(others) > width
+    for heading, size in zip(cells[0][1:], others, strict=True):
+        table.add_column(heading, width=min(size, most) if narrow else size)
+    for name, *figures in cells[1:]:
+        # Cleaned once more, because shortening adds an ellipsis.
+        table.add_row(Text(clean(shorten(name, first))), *map(Text, figures))
     return table
 
 

@@ -12,6 +12,7 @@ from gradcheckup.reports.numbers import count, number
 from gradcheckup.reports.profile import depth_profile, time_profile
 from gradcheckup.reports.sentences import describe
 from gradcheckup.reports.sheet import Page
+from gradcheckup.reports.table import layer_table
 
 _WIDTH = 80
 _STYLES = {
@@ -54,7 +55,7 @@ def render(
         for name in _through_time(report):
             page.picture(time_profile(step, name, page.width - 2))
     if verbose:
-        page.table(step)
+        page.table(layer_table(step.layers, page.width, page.clean))
     hints = list(_next_steps(report, verbose=verbose)) if next_steps else []
     if hints:
         page.gap()
