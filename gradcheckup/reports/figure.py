@@ -122,11 +122,15 @@ def plot_profiles(reports: Mapping[str, Report], path: str | Path, *, step: int 
 def profile_figure(reports: Mapping[str, Report], step: int) -> Figure:
     """The figure of `plot_profiles`, not yet written."""
     figure, (axes,) = _panels([4.0], above=0.15, below=0.6)
-    panel.prepare(axes, "gradient ratio")
+    steps = [report.step(step) for report in reports.values()]
+    earliest, latest = (pick(each.index for each in steps) for pick in (min, max))
+    when = f"step {latest}" if earliest == latest else f"steps {earliest} to {latest}"
+    panel.prepare(axes, f"gradient ratio at {when}")
     low = max(report.thresholds.gradient_ratio_low for report in reports.values())
     high = min(map(_upper_limit, reports.values()))
-    profiles = [_relative(report.step(step)) for report in reports.values()]
-    _log_panel(axes, profiles, (low, high))
+    profiles = [_relative(each) for each in steps]
+    # Limits that the user has set may leave nothing that is healthy for all.
+    _log_panel(axes, profiles, (low, high) if low < high else None)
     clean = _cleaner()
     for index, (label, profile) in enumerate(zip(reports, profiles, strict=True)):
         style = Style(

@@ -306,16 +306,22 @@ def test_profiles_by_relative_depth(make_report: MakeReport) -> None:
     )
     assert points(line(axes, "flat")) == pytest.approx([0, 1])
     assert legend(axes) == ["healthy end to end", "deep", "flat"]
+    assert axes.get_ylabel() == "gradient ratio at step 7"
+    short = profile_figure({"deep": deep, "short": make_report(steps=2)}, -1).axes[0]
+    assert short.get_ylabel() == "gradient ratio at steps 1 to 7"
 
 
 def test_the_band_of_several_is_healthy_for_all(make_report: MakeReport) -> None:
     strict = Thresholds(gradient_ratio_low=0.5)
+    none = Thresholds(gradient_ratio_low=8.0)
     other = Thresholds(gradient_ratio_high=7.0)
     reports = {
         str(limits): dataclasses.replace(make_report(), thresholds=limits)
         for limits in (strict, other)
     }
     assert band(profile_figure(reports, 0).axes[0]) == pytest.approx((0.5, 7))
+    reports["none"] = dataclasses.replace(make_report(), thresholds=none)
+    assert legend(profile_figure(reports, 0).axes[0])[0] != "healthy end to end"
 
 
 def test_profiles_are_public(make_report: MakeReport, tmp_path: Path) -> None:
