@@ -25,6 +25,7 @@ from gradcheckup.errors import (
     UnhealthyError,
     UsageError,
 )
+from gradcheckup.prescription import Outcome, Prescription, Trial
 from gradcheckup.records import (
     Finding,
     LayerRecord,
@@ -41,6 +42,7 @@ from gradcheckup.version import VERSION
 
 if TYPE_CHECKING:
     from gradcheckup.checkup import assert_healthy, diagnose
+    from gradcheckup.prescribing import prescribe
     from gradcheckup.reports.figure import plot_profiles
     from gradcheckup.treating import treat
 
@@ -51,6 +53,7 @@ _LAZY = {
     "assert_healthy": "gradcheckup.checkup",
     "diagnose": "gradcheckup.checkup",
     "plot_profiles": "gradcheckup.reports.figure",
+    "prescribe": "gradcheckup.prescribing",
     "treat": "gradcheckup.treating",
 }
 
@@ -77,7 +80,9 @@ __all__ = [
     "LossError",
     "MissingDependencyError",
     "ModelError",
+    "Outcome",
     "ParameterRecord",
+    "Prescription",
     "Recording",
     "Report",
     "ReportError",
@@ -87,6 +92,7 @@ __all__ = [
     "TargetError",
     "Thresholds",
     "TreatmentError",
+    "Trial",
     "UnhealthyError",
     "UsageError",
     "Vitals",
@@ -96,5 +102,6 @@ __all__ = [
     "diagnose",
     "load_report",
     "plot_profiles",
+    "prescribe",
     "treat",
 ]

@@ -285,6 +285,18 @@ class Step:
         return last
 
     @property
+    def worst_saturation(self) -> float | None:
+        """The largest saturation of a hidden activation; None where none can saturate."""
+        found = (layer.saturation for layer in self.layers if not (layer.output or layer.gate))
+        return max((share for share in found if share is not None), default=None)
+
+    @property
+    def smallest_update_ratio(self) -> float | None:
+        """The smallest update ratio of a weight layer; None where none was updated."""
+        found = (layer.update_ratio for layer in self.layers if layer.role is Role.WEIGHT)
+        return min((ratio for ratio in found if ratio is not None), default=None)
+
+    @property
     def end_to_end_signal(self) -> float | None:
         """Signal ratio of the signal reference: what is left of the first layer's signal."""
         reference = self.signal_reference

@@ -20,12 +20,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from gradcheckup.comparison import Comparison
 from gradcheckup.errors import GradcheckupError, ReportError
 from gradcheckup.files import reason, write_whole
+from gradcheckup.prescription import Prescription, Trial
 from gradcheckup.report import Report
 from gradcheckup.thresholds import Thresholds
 from gradcheckup.version import VERSION
 
 SCHEMA = "gradcheckup/report"
 COMPARISON_SCHEMA = "gradcheckup/comparison"
+PRESCRIPTION_SCHEMA = "gradcheckup/prescription"
 SCHEMA_VERSION = 1
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -44,11 +46,16 @@ def dump_report(report: Report, path: str | Path | None = None) -> str:
     Raises:
         ReportError: The file cannot be written.
     """
-    verdict = {
+    return _dump(_document(report), "report", path)
+
+
+def _document(report: Report) -> dict[str, Any]:
+    return {
+        **_header(SCHEMA),
         "healthy": report.healthy,
         "end_to_end_ratio": _encode(report.end_to_end_ratio, float | None),
+        **_encode(report, Report),
     }
-    return _dump(SCHEMA, {**verdict, **_encode(report, Report)}, "report", path)
 
 
 def dump_comparison(comparison: Comparison, path: str | Path | None = None) -> str:
@@ -60,26 +67,77 @@ def dump_comparison(comparison: Comparison, path: str | Path | None = None) -> s
         ReportError: The file cannot be written.
     """
     verdict = {"worse": comparison.worse, "better": comparison.better}
-    document = {**verdict, **_encode(comparison, Comparison)}
+    document = {
+        **_header(COMPARISON_SCHEMA),
+        **verdict,
+        **_encode(comparison, Comparison),
+    }
     for layer, change in zip(document["layers"], comparison.layers, strict=True):
         layer["factor"] = _encode(change.factor, float)
-    return _dump(COMPARISON_SCHEMA, document, "comparison", path)
+    return _dump(document, "comparison", path)
 
 
-def _dump(schema: str, content: dict[str, Any], what: str, path: str | Path | None) -> str:
-    """The text of a document, written whole or not at all."""
-    header = {
+def _header(schema: str) -> dict[str, Any]:
+    return {
         "schema": schema,
         "schema_version": SCHEMA_VERSION,
         "gradcheckup_version": VERSION,
     }
-    text = json.dumps({**header, **content}, indent=1, allow_nan=False)
+
+
+def _dump(document: dict[str, Any], what: str, path: str | Path | None) -> str:
+    """The text of a document, written whole or not at all."""
+    text = json.dumps(document, indent=1, allow_nan=False)
     if path is not None:
         try:
             write_whole(path, text + "\n")
         except OSError as error:
             raise ReportError(f"cannot write {what} {path}: {reason(error)}") from None
     return text
+
+
+def dump_prescription(prescription: Prescription, path: str | Path | None = None) -> str:
+    """A prescription as JSON text, also written to `path` when one is given.
+
+    Every trial is there but for its model, with its whole report, which `load_report` reads where
+    it stands in a file of its own.
+
+    Raises:
+        ReportError: The file cannot be written.
+    """
+    random, nothing, best = prescription.random, prescription.nothing, prescription.best
+    document = {
+        **_header(PRESCRIPTION_SCHEMA),
+        "budget": prescription.budget,
+        "held_out_batches": prescription.held_out,
+        "first_loss": _encode(prescription.first_loss, float | None),
+        "best": best.treatment if best else None,
+        "before": _document(prescription.before),
+        "trials": [_trial(each) for each in prescription.trials],
+        "nothing": _trial(nothing) if nothing else None,
+        "random": _trial(random) if random else None,
+        "refused": [{"treatment": key, "reason": why} for key, why in prescription.refused],
+    }
+    return _dump(document, "prescription", path)
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    """A trial without its model."""
+    treated = trial.treated
+    return {
+        "treatment": trial.treatment,
+        "acts_on": trial.acts_on,
+        "healthy": trial.after.healthy,
+        "loss": _encode(trial.loss, float),
+        "accuracy": trial.accuracy,
+        "outcomes": [
+            {"seed": each.seed, "loss": _encode(each.loss, float), "accuracy": each.accuracy}
+            for each in trial.outcomes
+        ],
+        "changes": [{"what": each.what, "layers": list(each.layers)} for each in treated.changes],
+        "snippet": treated.snippet,
+        "after": _document(trial.after),
+    }
 
 
 def load_report(path: str | Path) -> Report:

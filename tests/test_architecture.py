@@ -40,28 +40,35 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tracebacks": set(),
     "report": RECORDS | {"serialization", "reports"},
     "comparison": RECORDS | {"report", "reports", "serialization"},
-    "serialization": RECORDS | {"report", "comparison"},
+    "prescription": {"report", "serialization", "reports"},
+    "serialization": RECORDS | {"report", "comparison", "prescription"},
     "rules": RECORDS | {"prescriptions"},
     "prescriptions": RECORDS,
-    "reports": RECORDS | {"comparison", "report", "rules", "rich", "matplotlib"},
+    "reports": RECORDS | {"comparison", "report", "prescription", "rules", "rich", "matplotlib"},
     "settings": RECORDS | {"suggestions", "tomli"},
     "activations": {"torch"},
     "statistics": {"torch"},
     "capture": RECORDS | {"activations", "statistics", "torch"},
     "probe": RECORDS | {"capture", "statistics", "tracebacks", "torch", "numpy"},
     "treatments": {"errors", "records", "suggestions", "tracebacks"}
-    | {"activations", "capture", "probe", "statistics", "torch"},
+    | {"activations", "capture", "probe", "torch"},
     "checkup": READING | MEASURING | {"torch"},
+    "trials": {"records", "report", "prescription", "probe", "treatments", "torch"},
+    "prescribing": {"errors", "thresholds", "report", "prescription", "tracebacks"}
+    | {"checkup", "probe", "treating", "treatments", "trials", "torch"},
     "treating": {"errors", "probe", "targets", "treatments", "torch"},
     "targets": RECORDS | MEASURING | {"suggestions", "tracebacks", "torch", "numpy"},
     "cli": READING
-    | {"checkup", "reports", "settings", "targets", "tracebacks", "click", "rich", ""},
+    | {"checkup", "prescribing", "prescription", "reports", "settings", "targets", "tracebacks"}
+    | {"torch", "click", "rich", ""},
     "__main__": {"cli"},
     # The public names; what needs torch is imported when it is first used.
     "__init__": RECORDS
-    | {"comparison", "report", "reports", "serialization", "checkup", "treating"},
+    | {"comparison", "report", "reports", "serialization", "prescription"}
+    | {"checkup", "prescribing", "treating"},
 }
-NEED_TORCH = {part for part, may in MAY_IMPORT.items() if "torch" in may}
+# The command line imports torch when it is due, in a function.
+NEED_TORCH = {part for part, may in MAY_IMPORT.items() if "torch" in may} - {"cli"}
 
 
 def imports(source: str, module: str) -> Iterator[tuple[str, int]]:
@@ -172,7 +179,7 @@ def test_hooks_are_registered_in_few_places() -> None:
     }
     measuring = {"effect.py", "hooks.py", "response.py", "tap.py"}
     # These are parts of a treated model, which the user trains on.
-    treating = {"equalizing.py", "shortcuts.py", "skip_connection.py"}
+    treating = {"shortcuts.py", "skip_connection.py"}
     assert places == {
         *(f"capture/{name}" for name in measuring),
         *(f"treatments/{name}" for name in treating),

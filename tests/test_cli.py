@@ -245,7 +245,7 @@ NET = "from torch import nn\nclass Net(nn.Module):\n    pass\n"
         (["diagnos", "model.py"], "did you mean gradcheckup diagnose?"),
         (["model.py"], "did you mean gradcheckup diagnose model.py?"),
         (["torchvision.models:resnet18"], "diagnose torchvision.models:resnet18?"),
-        (["lint"], "there are compare, diagnose, explain, rules, show"),
+        (["lint"], "there are compare, diagnose, explain, prescribe, rules, show"),
         (["diagnose"], "Missing argument 'TARGET'"),
         (["diagnose", "model.py", "extra.py"], "unexpected extra argument"),
         (["diagnose", "model.py", "--setps", "3"], "'--steps'"),

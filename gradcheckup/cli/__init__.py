@@ -9,11 +9,13 @@ from gradcheckup.cli.compare import compare
 from gradcheckup.cli.diagnose import diagnose
 from gradcheckup.cli.failures import Commands, traceback_option
 from gradcheckup.cli.knowledge import explain, rules
+from gradcheckup.cli.prescribe import prescribe
 from gradcheckup.cli.show import show
 
 _EPILOG = """\b
 examples
   gradcheckup diagnose model.py
+  gradcheckup prescribe model.py
   gradcheckup diagnose torchvision.models:resnet50 --input 8,3,96,96
   gradcheckup explain GC101
 
@@ -29,7 +31,7 @@ exit codes
 
 @click.group(
     cls=Commands,
-    commands=[diagnose, show, compare, rules, explain],
+    commands=[diagnose, prescribe, show, compare, rules, explain],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog=_EPILOG,
     invoke_without_command=True,

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from gradcheckup.cli.console import check_figure, check_writable, print_out, write_file
 from gradcheckup.cli.failures import traceback_option
+from gradcheckup.cli.options import Checkup, checkup, checkup_options, first, form_of, place
 from gradcheckup.cli.progress import progress
 from gradcheckup.cli.show import plot_option, save_figure, terminal_text
-from gradcheckup.errors import UsageError
 from gradcheckup.records import Severity
 from gradcheckup.report import Report
-from gradcheckup.rules import choose
-from gradcheckup.settings import Settings, check_threshold, load_settings
-from gradcheckup.thresholds import Thresholds
+from gradcheckup.settings import Settings, load_settings
 from gradcheckup.tracebacks import relative
-
-if TYPE_CHECKING:
-    pass
 
 _EPILOG = """\b
 examples
@@ -46,49 +39,9 @@ for files that have no optimizer or data of their own.
 """
 
 
-class _Finite(click.FloatRange):
-    """A number that is neither NaN nor infinite."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """The number, or click's error."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number", param, ctx)
-        return number
-
-
 @click.command(epilog=_EPILOG)
 @click.argument("target")
-@click.option("--model", metavar="NAME", help="Name of the model in the file.")
-@click.option("--data", metavar="NAME", help="Name of the data in the file.")
-@click.option(
-    "--input",
-    "shapes",
-    multiple=True,
-    metavar="SHAPE",
-    help="Random inputs of this shape, batch first: 8,3,64,64, or 8,128:1000 for integers below "
-    "1000. Repeat it for several inputs.",
-)
-@click.option("--criterion", metavar="NAME", help="Name of the loss in the file or in torch.nn.")
-@click.option(
-    "--optimizer", metavar="NAME", help="Name of the optimizer in the file or in torch.optim."
-)
-@click.option("--lr", type=_Finite(min=0), help="Learning rate.")
-@click.option("--momentum", type=_Finite(min=0), help="Momentum, where it has one.")
-@click.option("--weight-decay", type=_Finite(min=0), help="Weight decay.")
-@click.option("--steps", type=click.IntRange(min=1), help="Steps of the probe.  [default: 8]")
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0, max=2**32 - 1),
-    help="For weights, data and probe.  [default: 0]",
-)
-@click.option("--select", multiple=True, metavar="CODES", help="Only these rules: GC101,GC2.")
-@click.option("--ignore", multiple=True, metavar="CODES", help="Not these rules.")
-@click.option(
-    "--threshold", "limits", multiple=True, metavar="NAME=VALUE", help="Judge by another limit."
-)
+@checkup_options
 @click.option(
     "--fail-on",
     type=click.Choice(["critical", "warning", "never"]),
@@ -145,12 +98,7 @@ def diagnose(target: str, **options: Any) -> int:
 class _Plan:
     """Options over settings over defaults."""
 
-    target: dict[str, Any]
-    steps: int
-    seed: int
-    select: tuple[str, ...]
-    ignore: tuple[str, ...]
-    thresholds: Thresholds
+    checkup: Checkup
     fail_on: str
     form: str
     output: Path | None
@@ -161,36 +109,12 @@ class _Plan:
 
 def _plan(given: dict[str, Any], settings: Settings) -> _Plan:
     """Everything that can be known wrong before the probe is refused here."""
-    seed = _first(given["seed"], settings.seed, 0)
-    select = _split(given["select"]) or settings.select
-    ignore = _split(given["ignore"]) or settings.ignore
-    choose(select, ignore)
-    hyperparameters = {
-        name: given[name] for name in ("lr", "momentum", "weight_decay") if given[name] is not None
-    }
     return _Plan(
-        target={
-            "model": given["model"],
-            "data": given["data"],
-            "input": given["shapes"],
-            "criterion": given["criterion"],
-            "optimizer": given["optimizer"],
-            "hyperparameters": hyperparameters,
-            "default_input": settings.input,
-            "default_optimizer": settings.optimizer,
-            "default_lr": settings.lr,
-            "seed": seed,
-        },
-        steps=_first(given["steps"], settings.steps, 8),
-        seed=seed,
-        select=select,
-        ignore=ignore,
-        thresholds=Thresholds(**{**settings.thresholds, **_limits(given["limits"])}),
-        fail_on=_first(given["fail_on"], settings.fail_on, "critical"),
-        form=given["form"] or _form_of(given["output"]) or settings.format or "text",
-        # The model's code may change the working directory.
-        output=Path.cwd() / given["output"] if given["output"] else None,
-        plot=Path.cwd() / given["plot"] if given["plot"] else None,
+        checkup=checkup(given, settings),
+        fail_on=first(given["fail_on"], settings.fail_on, "critical"),
+        form=given["form"] or form_of(given["output"]) or settings.format or "text",
+        output=place(given["output"]),
+        plot=place(given["plot"]),
         verbose=given["verbose"],
         no_color=given["no_color"],
     )
@@ -204,22 +128,18 @@ def _probe(spec: str, plan: _Plan) -> Report:
         from gradcheckup.checkup import diagnose as run
         from gradcheckup.targets import TargetOptions, load_target
 
-        target = load_target(spec, TargetOptions(**plan.target))
-        with progress(plan.steps) as on_step:
+        target = load_target(spec, TargetOptions(**plan.checkup.target))
+        with progress(plan.checkup.steps) as on_step:
             return run(
                 target.model,
                 target.data,
                 target.criterion,
                 optimizer=target.optimizer,
                 compute_loss=target.compute_loss,
-                steps=plan.steps,
-                seed=plan.seed,
-                thresholds=plan.thresholds,
-                select=plan.select or None,
-                ignore=plan.ignore or None,
                 on_step=on_step,
                 subject=target.subject,
                 assumptions=target.assumptions,
+                **plan.checkup.judging,
             )
 
 
@@ -228,31 +148,3 @@ def _exit_code(report: Report, fail_on: str) -> int:
         return 0
     limit = Severity(fail_on).rank
     return int(any(finding.severity.rank >= limit for finding in report.findings))
-
-
-def _split(values: Sequence[str]) -> tuple[str, ...]:
-    """``("GC1,GC2", "GC301")`` as three codes."""
-    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
-
-
-def _limits(pairs: Sequence[str]) -> dict[str, float]:
-    limits = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--threshold {pair!r}: expected NAME=VALUE, as dead_warning=0.3")
-        try:
-            limits[check_threshold(name, "--threshold")] = float(value)
-        except ValueError:
-            raise UsageError(f"--threshold {pair!r}: {value!r} is no number") from None
-    return limits
-
-
-def _form_of(output: Path | None) -> str | None:
-    """A file called .json is to hold JSON."""
-    return "json" if output and output.suffix == ".json" else None
-
-
-def _first(*values: Any) -> Any:
-    """The first that is not None, or None."""
-    return next((value for value in values if value is not None), None)

@@ -45,9 +45,9 @@ def percent(share: float | None) -> str:
     return f"{rounded}%"
 
 
-def count(amount: int, singular: str) -> str:
+def count(amount: int, singular: str, plural: str = "") -> str:
     """``1 layer``, ``8 layers``."""
-    return f"{amount:,} {singular}{'' if amount == 1 else 's'}"
+    return f"{amount:,} {singular if amount == 1 else plural or f'{singular}s'}"
 
 
 def at_steps(held: Sequence[int], total: int) -> str:

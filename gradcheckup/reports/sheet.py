@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-
 # Signs of the report in terminals that have ASCII or Latin-1 alone. All but the arrow keep their
 # width, so that columns stay aligned.
 _ASCII = str.maketrans(dict(zip("▁▂▃▄▅▆▇█·×–…", "_.,-~+*#?x-~", strict=True)) | {"→": "->"})
@@ -73,6 +72,13 @@ class Page:
         """A table, set off by an empty line."""
         self.gap()
         self._console.print(table)
+
+    def code(self, text: str) -> None:
+        """Lines to be copied: indented, and never wrapped."""
+        for line in text.splitlines():
+            self._console.print(
+                "    " + self.clean(line), soft_wrap=True, markup=False, highlight=False
+            )
 
     def text(self) -> str:
         """Everything written so far."""

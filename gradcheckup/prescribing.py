@@ -1,0 +1,305 @@
+"""`prescribe`: diagnoses a model, tries treatments on copies of it, and ranks what came of them."""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gradcheckup.checkup import diagnose
+from gradcheckup.errors import TreatmentError, UsageError
+from gradcheckup.prescription import Outcome, Prescription, Trial, ranked
+from gradcheckup.probe import batches
+from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
+from gradcheckup.probe.safekeeping import random_state
+from gradcheckup.probe.subject import OptimizerSource
+from gradcheckup.report import Report
+from gradcheckup.thresholds import Thresholds
+from gradcheckup.tracebacks import one_line
+from gradcheckup.treating import run
+from gradcheckup.treatments import TREATMENTS
+from gradcheckup.treatments.course import Dose, Treated, administer, parse
+from gradcheckup.treatments.optimizers import default
+from gradcheckup.trials import Course, candidates, divided, drawn, measure, train
+
+OnTrial = Callable[[str, int, int], None]
+"""Called with what is being tried, the number of finished steps, and of all steps."""
+
+_MOST_BYTES = 2**29
+"""What the batches of the trials may hold together."""
+
+_MOST_BATCHES = 1000
+_TIMED_STEPS = 5
+_FEWEST_STEPS = 10
+
+
+def prescribe(
+    model: nn.Module,
+    data: Any,
+    criterion: Criterion | None = None,
+    *,
+    optimizer: OptimizerSource | None = None,
+    compute_loss: ComputeLoss | None = None,
+    treatments: str | Iterable[str] | None = None,
+    budget: int | str = 200,
+    seeds: int = 1,
+    steps: int = 8,
+    seed: int = 0,
+    thresholds: Thresholds | Mapping[str, float] | None = None,
+    select: Iterable[str] | None = None,
+    ignore: Iterable[str] | None = None,
+    on_trial: OnTrial | None = None,
+    subject: str = "",
+    assumptions: Iterable[str] = (),
+) -> Prescription:
+    """Diagnoses a model, tries treatments on copies of it, and ranks them by what they did.
+
+    Each treatment gets the same data, seeds and number of training steps, and so do two controls:
+    doing nothing, and a treatment drawn at random. The model itself stays as it is.
+
+    Args:
+        model: Any `nn.Module`, in the state from which training is to start.
+        data: As for `diagnose`. A fifth of five or more batches is set aside to measure on; of
+            fewer, the training batches are measured.
+        criterion: As for `diagnose`.
+        optimizer: As for `diagnose`.
+        compute_loss: As for `diagnose`; accuracy is not measured with it.
+        treatments: What to try, as ``["normalization", "activation:gelu + optimizer"]``, or
+            ``"all"``. What the findings call for when left out; nothing for a healthy model.
+        budget: Training steps of each trial, or a time for all of them together: ``"60s"``,
+            ``"5m"``.
+        seeds: How often each trial is made, with seeds from `seed` on.
+        steps: Steps of each probe.
+        seed: The first one.
+        thresholds: As for `diagnose`.
+        select: As for `diagnose`.
+        ignore: As for `diagnose`.
+        on_trial: Called with what is tried, and the numbers of finished and of all steps.
+        subject: What to call the model in the reports.
+        assumptions: Lines to add to what the reports say was assumed.
+
+    Returns:
+        The trials, best first, beside the two controls.
+
+    Raises:
+        UsageError: An argument makes no sense.
+        DataError, ModelError, LossError: As `diagnose`.
+    """
+    asked = _asked(treatments)
+    _check(budget, seeds)
+    examine = partial(
+        diagnose,
+        criterion=criterion,
+        compute_loss=compute_loss,
+        steps=steps,
+        seed=seed,
+        thresholds=thresholds,
+        select=select,
+        ignore=ignore,
+        subject=subject,
+        assumptions=tuple(assumptions),
+    )
+    before = examine(model, data, optimizer=optimizer)
+    texts = candidates(before) if asked is None else asked
+    if not texts:
+        return Prescription(before=before)
+    loss = copy.deepcopy(criterion) if isinstance(criterion, nn.Module) else criterion
+    with random_state(seed):
+        training, held_out = divided(_taken(data, budget))
+    clinic = _Clinic(
+        model=model,
+        source=optimizer or default,
+        course=Course(
+            objective=Objective(loss, compute_loss),
+            training=training,
+            held_out=held_out,
+            budget=budget if isinstance(budget, int) else _TIMED_STEPS,
+        ),
+        probe=lambda treated, optimizer: examine(treated, data, optimizer=optimizer),
+        before=before,
+        seeds=tuple(range(seed, seed + seeds)),
+    )
+    if isinstance(budget, str):
+        clinic = clinic.within(_seconds(budget), trials=len(texts) + 2)
+    return clinic.prescribe(texts, on_trial)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clinic:
+    """What all trials are made with."""
+
+    model: nn.Module
+    source: OptimizerSource
+    course: Course
+    probe: Callable[[nn.Module, Optimizer], Report]
+    before: Report
+    seeds: Sequence[int]
+
+    def prescribe(self, texts: Sequence[str], on_trial: OnTrial | None) -> Prescription:
+        """Makes all trials, and the two controls."""
+        each = self.course.budget * len(self.seeds)
+        progress = _Progress(on_trial, total=each * (len(texts) + 2))
+        clinic = replace(self, course=replace(self.course, on_step=progress.step))
+        first_loss, _ = measure(self.treat((), self.seeds[0]).model, self.course)
+        progress.start("doing nothing", 0)
+        nothing = clinic.trial("do nothing", ())
+        trials: list[Trial] = []
+        refused: list[tuple[str, str]] = []
+        for index, text in enumerate(texts, 1):
+            progress.start(text, index * each)
+            try:
+                trials.append(clinic.trial(text, parse(text)))
+            except TreatmentError as error:
+                refused.append((text, str(error)))
+        progress.start("a random treatment", (len(texts) + 1) * each)
+        course = self.course
+        return Prescription(
+            before=self.before,
+            trials=ranked(trials, nothing),
+            nothing=nothing,
+            random=clinic.random(),
+            refused=tuple(refused),
+            budget=course.budget,
+            held_out=0 if course.held_out is course.training else len(course.held_out),
+            first_loss=first_loss,
+        )
+
+    def treat(self, doses: Sequence[Dose], seed: int) -> Treated:
+        """A fresh copy of the model, treated."""
+        loss = run(
+            self.course.training[0],
+            self.course.objective.criterion,
+            self.course.objective.compute_loss,
+        )
+        return administer(self.model, self.source, doses, loss, seed)
+
+    def trial(self, text: str, doses: Sequence[Dose]) -> Trial:
+        """A treatment, tried with every seed.
+
+        Raises:
+            TreatmentError: It does not apply, or the model cannot be trained with it.
+        """
+        reports: list[Report] = [] if doses else [self.before]
+        outcomes: list[Outcome] = []
+        for seed in self.seeds:
+            treated = self.treat(doses, seed)
+
+            def look(optimizer: Optimizer, model: nn.Module = treated.model) -> None:
+                if not reports:
+                    reports.append(self.probe(model, optimizer))
+
+            try:
+                outcomes.append(train(treated, self.course, seed, look))
+            except Exception as error:
+                if not doses:
+                    raise
+                raise TreatmentError(
+                    f"{text} does not apply: training with it failed: {one_line(error)}"
+                ) from error
+        return Trial(
+            treatment=text,
+            before=self.before,
+            after=reports[0],
+            treated=self.treat(doses, self.seeds[0]),
+            outcomes=tuple(outcomes),
+            acts_on=_acts_on(doses),
+        )
+
+    def random(self) -> Trial | None:
+        """The first treatment that applies of all in random order."""
+        for text in drawn(self.seeds[0]):
+            with suppress(TreatmentError):
+                return self.trial(text, parse(text))
+        return None
+
+    def within(self, seconds: float, trials: int) -> _Clinic:
+        """With as many steps as some trials can make in a time, by the pace of a few steps."""
+        started = time.perf_counter()
+        self.trial("do nothing", ())
+        pace = (time.perf_counter() - started) / self.course.budget
+        steps = int(seconds / pace / trials / len(self.seeds))
+        return replace(self, course=replace(self.course, budget=max(_FEWEST_STEPS, steps)))
+
+
+class _Progress:
+    """Tells how far all trials have come."""
+
+    def __init__(self, report: OnTrial | None, total: int) -> None:
+        self.report = report
+        self.total = total
+        self.label = ""
+        self.done = 0
+
+    def start(self, label: str, done: int) -> None:
+        self.label, self.done = label, done
+        self._tell()
+
+    def step(self) -> None:
+        self.done += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.report:
+            self.report(self.label, self.done, self.total)
+
+
+def _acts_on(doses: Sequence[Dose]) -> str:
+    """What the first treatment that changes more than updates works on."""
+    kinds = [dose.treatment.acts_on for dose in doses]
+    return next((kind for kind in kinds if kind != "updates"), "updates" if kinds else "flow")
+
+
+def _asked(treatments: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    """The treatments that the caller names, all known; None to go by the findings."""
+    if treatments is None:
+        return None
+    if treatments == "all":
+        return tuple(each.key for each in TREATMENTS)
+    given: Any = [treatments] if isinstance(treatments, str) else treatments
+    if not isinstance(given, Iterable) or not all(isinstance(each, str) for each in given):
+        raise UsageError(f"expected treatments to be names of treatments, got {treatments!r}")
+    texts = tuple(given)
+    for text in texts:
+        parse(text)
+    if not texts:
+        raise UsageError("expected at least one treatment, got none; None goes by the findings")
+    return texts
+
+
+def _check(budget: int | str, seeds: int) -> None:
+    if isinstance(budget, str):
+        _seconds(budget)
+    elif type(budget) is not int or budget < 1:
+        raise UsageError(
+            f'expected budget to be a number of steps of at least 1, or a time as "60s", '
+            f"got {budget!r}"
+        )
+    if type(seeds) is not int or seeds < 1:
+        raise UsageError(f"expected seeds to be a whole number of at least 1, got {seeds!r}")
+
+
+def _seconds(text: str) -> float:
+    """`"90s"`, `"5m"`, `"1h"` in seconds."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", text)
+    if not found or not float(found[1]):
+        raise UsageError(f'expected a budget as 200, "60s" or "5m", got {text!r}')
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _taken(data: Any, budget: int | str) -> Sequence[Any]:
+    """Batches for the trials: no more than they use, and than fit into half a gigabyte."""
+    first, _ = batches.take(data, 1)
+    size = sum(each.numel() * each.element_size() for each in batches.leaves(first[0]))
+    wanted = budget if isinstance(budget, int) else _MOST_BATCHES
+    # A fifth of them is set aside.
+    count = min(wanted + wanted // 4 + 1, _MOST_BATCHES, max(8, _MOST_BYTES // max(size, 1)))
+    taken, _ = batches.take(data, count)
+    return taken

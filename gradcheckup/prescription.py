@@ -1,0 +1,149 @@
+"""What came of trying treatments: trials, ranked by what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gradcheckup.report import Report
+
+_SAME_ACCURACY = 0.02
+_SAME_LOSS = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a model after the budget, with one seed.
+
+    Attributes:
+        seed: Of the weights that a treatment draws, and of the training.
+        loss: On the batches that were set aside (on the training batches where there are fewer
+            than five); NaN or infinite where training broke.
+        accuracy: Share of right classes on them; None where it is no classification.
+    """
+
+    seed: int
+    loss: float
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A treatment, tried on a copy of the model.
+
+    Attributes:
+        treatment: What was tried, as `gradcheckup.treat` takes it: ``normalization + optimizer``.
+        before: The report of the untreated model.
+        after: The report of the treated one, at the start of its training; of a training plan, at
+            the start of its last stage.
+        treated: The treated copy (`Treated`), not yet trained: model, optimizer, plan, what was
+            changed, and the change to make in the user's code.
+        outcomes: What became of it, one a seed.
+        acts_on: What the treatment works on: ``flow``, ``updates`` or ``training``.
+    """
+
+    treatment: str
+    before: Report
+    after: Report
+    treated: Any
+    outcomes: tuple[Outcome, ...]
+    acts_on: str = "flow"
+
+    @property
+    def loss(self) -> float:
+        """Mean over seeds."""
+        return sum(each.loss for each in self.outcomes) / len(self.outcomes)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Mean over seeds."""
+        found = [each.accuracy for each in self.outcomes if each.accuracy is not None]
+        return sum(found) / len(found) if found else None
+
+    def beats(self, other: Trial) -> bool:
+        """Whether it ended better by more than chance gives: .02 of accuracy, 5% of loss."""
+        if self.accuracy is not None and other.accuracy is not None:
+            gained = self.accuracy - other.accuracy
+            if abs(gained) > _SAME_ACCURACY:
+                return gained > 0
+        if not self.loss < float("inf"):
+            return False
+        return not other.loss < float("inf") or self.loss < other.loss * (1 - _SAME_LOSS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prescription:
+    """What helps a model, tried on copies of it. `str(prescription)` is the text report.
+
+    Attributes:
+        before: The report of the untreated model.
+        trials: Every treatment that was tried, best first.
+        nothing: The untreated model, trained alike; None where nothing was tried.
+        random: A treatment drawn at random, trained alike; None where nothing was tried.
+        refused: Treatments that do not apply, and why.
+        budget: Training steps of each trial.
+        held_out: How many batches were set aside to measure the outcome on; 0 where it was
+            measured on the training batches.
+        first_loss: Loss of the untreated model before training.
+    """
+
+    before: Report
+    trials: tuple[Trial, ...] = ()
+    nothing: Trial | None = None
+    random: Trial | None = None
+    refused: tuple[tuple[str, str], ...] = field(default_factory=tuple)
+    budget: int = 0
+    held_out: int = 0
+    first_loss: float | None = None
+
+    @property
+    def best(self) -> Trial | None:
+        """The first trial, where it beats doing nothing; None where nothing tried helps."""
+        first = self.trials[0] if self.trials else None
+        if first is None or self.nothing is None or not first.beats(self.nothing):
+            return None
+        return first
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The prescription as JSON text, also written to `path` when one is given.
+
+        Raises:
+            ReportError: The file cannot be written.
+        """
+        from gradcheckup.serialization import dump_prescription
+
+        return dump_prescription(self, path)
+
+    def __str__(self) -> str:
+        from gradcheckup.reports.prescription import render_prescription
+
+        return render_prescription(self)
+
+
+def ranked(trials: list[Trial], nothing: Trial) -> tuple[Trial, ...]:
+    """Trials, best first: by outcome, among those that are healthy and beat doing nothing.
+
+    Then come those that learnt in spite of a finding, then the rest. Of two that end within .02 of
+    each other's accuracy (5% of the loss) the simpler one goes first.
+    """
+    order = sorted(trials, key=lambda trial: _group(trial, nothing) + _outcome(trial))
+    for index, trial in enumerate(order):
+        # The simplest of those that are as good as the first of their group.
+        if index and _group(trial, nothing) == _group(order[0], nothing):
+            simpler = trial.treatment.count("+") < order[0].treatment.count("+")
+            if simpler and not order[0].beats(trial):
+                return (trial, *order[:index], *order[index + 1 :])
+    return tuple(order)
+
+
+def _group(trial: Trial, nothing: Trial) -> tuple[int]:
+    learns = trial.beats(nothing)
+    if learns:
+        return (0 if trial.after.healthy else 1,)
+    return (2 if trial.after.healthy else 3,)
+
+
+def _outcome(trial: Trial) -> tuple[float, float]:
+    loss = min(float("inf"), trial.loss)
+    return -(trial.accuracy or 0.0), loss

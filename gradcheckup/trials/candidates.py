@@ -1,0 +1,60 @@
+"""Which treatments are worth trying, by what was found."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from gradcheckup.records import Finding, Severity
+from gradcheckup.report import Report
+from gradcheckup.treatments import TREATMENTS
+
+_FLOW = ("normalization", "weight_scale", "activation")
+"""What makes nearly any net trainable, tried even where the findings point elsewhere."""
+
+_PAIRS = (
+    ("normalization", "optimizer"),
+    ("weight_scale", "optimizer"),
+    ("activation", "optimizer"),
+    ("skip_connection", "normalization"),
+    ("skip_connection", "activation"),
+    ("weight_scale", "gradient_clipping"),
+    ("layerwise_training", "optimizer"),
+    ("gradient_normalization", "optimizer"),
+)
+"""Pairs whose parts do not undo each other, in the order in which they are applied: one of them
+mends what flows, the other what the optimizer makes of it, or the other half of the flow."""
+
+_TRIPLES = (("skip_connection", "normalization", "optimizer"),)
+
+
+def candidates(report: Report) -> tuple[str, ...]:
+    """The treatments to try for a report, the likeliest first; none where nothing was found.
+
+    What the findings prescribe, what mends flow in general, and pairs of these.
+    """
+    prescribed = [key for finding in _pressing(report) for key in finding.prescriptions]
+    if not prescribed:
+        return ()
+    singles = list(dict.fromkeys((*prescribed, *_FLOW, "optimizer")))
+    return (
+        *singles,
+        *(" + ".join(group) for group in (*_PAIRS, *_TRIPLES) if _fits(group, singles)),
+    )
+
+
+def _fits(group: tuple[str, ...], singles: list[str]) -> bool:
+    return all(key in singles for key in group)
+
+
+def _pressing(report: Report) -> Iterator[Finding]:
+    """The critical findings; the warnings where there is none."""
+    critical = [each for each in report.findings if each.severity is Severity.CRITICAL]
+    yield from critical or (each for each in report.findings if each.severity is Severity.WARNING)
+
+
+def drawn(seed: int) -> Iterator[str]:
+    """Every treatment in every variant, in random order: what a blind guess would try."""
+    every = [f"{each.key}:{variant}" for each in TREATMENTS for variant in each.variants]
+    random.Random(seed).shuffle(every)  # noqa: S311 - no secret
+    yield from every

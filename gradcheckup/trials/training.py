@@ -1,0 +1,161 @@
+"""Trains a treated model for a budget and measures what became of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradcheckup.prescription import Outcome
+from gradcheckup.probe import batches
+from gradcheckup.probe.objective import Objective
+from gradcheckup.probe.safekeeping import random_state
+from gradcheckup.treatments.course import Treated
+
+_FEWEST_TO_SET_ASIDE = 5
+_SET_ASIDE = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """What all trials have in common.
+
+    Attributes:
+        objective: Computes the loss.
+        training: Batches, used in turn, again and again.
+        held_out: Batches to measure the outcome on: the training ones where there are few.
+        budget: Training steps.
+        on_step: Called after each step.
+    """
+
+    objective: Objective
+    training: Sequence[Any]
+    held_out: Sequence[Any]
+    budget: int
+    on_step: Callable[[], None] = field(default=lambda: None)
+
+
+def divided(taken: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Batches to train on and the last fifth to judge by; all for both where there are few."""
+    if len(taken) < _FEWEST_TO_SET_ASIDE:
+        return taken, taken
+    aside = max(1, round(_SET_ASIDE * len(taken)))
+    return taken[:-aside], taken[-aside:]
+
+
+def train(
+    treated: Treated,
+    course: Course,
+    seed: int,
+    at_start: Callable[[Optimizer], None] = lambda _: None,
+) -> Outcome:
+    """Trains a model in place.
+
+    Args:
+        treated: Model, optimizer and plan.
+        course: Data, loss and budget.
+        seed: Of dropout and the like.
+        at_start: Called with the optimizer when the whole net begins to train: at once, or at the
+            start of the last stage of a plan.
+    """
+    model = treated.model
+    if not any(module.training for module in model.modules()):
+        model.train()
+    with random_state(seed), torch.enable_grad():
+        finite = True
+        for optimizer, steps, last in _stages(treated, course.budget):
+            if last:
+                at_start(optimizer)
+            finite = finite and _train(model, optimizer, course, steps)
+        loss, accuracy = measure(model, course)
+    return Outcome(seed=seed, loss=loss if finite else math.inf, accuracy=accuracy)
+
+
+def _stages(treated: Treated, budget: int) -> Iterator[tuple[Optimizer, int, bool]]:
+    """Optimizer and steps of each stage of training; half of the budget is for the last one."""
+    plan: Any = getattr(treated, "plan", None)
+    if plan is None:
+        assert treated.optimizer is not None  # noqa: S101 - trials always have one
+        yield treated.optimizer, budget, True
+        return
+    stages = plan.stages
+    early = max(1, budget // 2 // max(1, len(stages) - 1))
+    for index, stage in enumerate(stages):
+        last = index == len(stages) - 1
+        yield stage.optimizer, max(1, budget - early * index) if last else early, last
+
+
+def _train(model: nn.Module, optimizer: Optimizer, course: Course, steps: int) -> bool:
+    """Some steps; False where the loss stopped being finite."""
+    device = next(model.parameters()).device
+    for index in range(steps):
+        batch = batches.copied(course.training[index % len(course.training)], device)
+
+        def closure(batch: Any = batch) -> Tensor:
+            optimizer.zero_grad()
+            loss = course.objective.loss(model, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        # Every optimizer takes a closure, and some need one.
+        loss: Any = optimizer.step(closure)  # type: ignore[arg-type]
+        course.on_step()
+        if not math.isfinite(float(loss.detach())):
+            return False
+    return True
+
+
+def measure(model: nn.Module, course: Course) -> tuple[float, float | None]:
+    """Mean loss and share of right classes in eval mode; the model's modes are as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    device = next(model.parameters()).device
+    model.eval()
+    losses: list[float] = []
+    right: list[Tensor] = []
+    try:
+        for given in course.held_out:
+            batch = batches.copied(given, device)
+            losses.append(float(course.objective.loss(model, batch).detach()))
+            hits = _hits(model, batches.copied(given, device), course.objective)
+            if hits is not None:
+                right.append(hits)
+    finally:
+        for module, training in modes:
+            module.training = training
+    accuracy = float(torch.cat(right).float().mean()) if right else None
+    return sum(losses) / len(losses), accuracy
+
+
+def _hits(model: nn.Module, batch: Any, objective: Objective) -> Tensor | None:
+    """Which samples got the right class; None where it is no classification."""
+    if objective.compute_loss is not None:
+        return None
+    _, targets = batches.split(batch, model, keep_targets=False)
+    with torch.no_grad():
+        outputs = next(batches.leaves(_scores(objective.outputs(model, batch))), None)
+    if outputs is None or not isinstance(targets, Tensor) or not targets.numel():
+        return None
+    if not targets.is_floating_point() and outputs.ndim == targets.ndim + 1:
+        classes_last = outputs.shape[:-1] == targets.shape
+        found = outputs.argmax(-1 if classes_last else 1)
+        return (found == targets).flatten() if found.shape == targets.shape else None
+    binary = bool(((targets == 0) | (targets == 1)).all())
+    if binary and outputs.numel() == targets.numel() and _is_binary(objective.criterion):
+        given = isinstance(objective.criterion, nn.BCELoss)
+        found = outputs.reshape(targets.shape) > (0.5 if given else 0.0)
+        return (found == targets.bool()).flatten()
+    return None
+
+
+def _scores(outputs: Any) -> Any:
+    return getattr(outputs, "logits", outputs)
+
+
+def _is_binary(criterion: Any) -> bool:
+    name = type(criterion).__name__.lower() + getattr(criterion, "__name__", "").lower()
+    return criterion is None or "bce" in name or "binary_cross_entropy" in name
