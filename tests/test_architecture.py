@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "capture": RECORDS | {"activations", "statistics", "torch"},
     "probe": RECORDS | {"capture", "statistics", "tracebacks", "torch", "numpy"},
     "treatments": {"errors", "records", "suggestions", "tracebacks"}
-    | {"activations", "capture", "probe", "torch"},
+    | {"activations", "capture", "probe", "statistics", "torch"},
     "checkup": READING | MEASURING | {"torch"},
     "trials": {"records", "report", "prescription", "probe", "treatments", "torch"},
     "prescribing": {"errors", "thresholds", "report", "prescription", "tracebacks"}
@@ -179,7 +179,7 @@ def test_hooks_are_registered_in_few_places() -> None:
     }
     measuring = {"effect.py", "hooks.py", "response.py", "tap.py"}
     # These are parts of a treated model, which the user trains on.
-    treating = {"shortcuts.py", "skip_connection.py"}
+    treating = {"equalizing.py", "shortcuts.py", "skip_connection.py"}
     assert places == {
         *(f"capture/{name}" for name in measuring),
         *(f"treatments/{name}" for name in treating),

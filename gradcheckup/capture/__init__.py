@@ -1,6 +1,6 @@
 """Capture: the layers of a model during one step, from tensors to numbers.
 
-`hooks`, `effect` and `response` are the only files of gradcheckup that register hooks.
+`hooks`, `effect`, `response` and `tap` are the only files that register hooks to measure.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,3 +34,29 @@ def outputs_of(module: nn.Module, run: Callable[[], Any]) -> Tensor | None:
     finally:
         handle.remove()
     return torch.cat(seen) if seen else None
+
+
+def returning_tensors(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> set[str]:
+    """Which modules return one tensor whenever they are called in one forward pass.
+
+    Args:
+        modules: By any name.
+        run: Runs the model.
+
+    Returns:
+        Names; a module that does not run is not among them.
+    """
+    seen: dict[str, list[bool]] = {}
+
+    def look(name: str, _: nn.Module, __: Any, output: Any) -> None:
+        seen.setdefault(name, []).append(isinstance(output, Tensor))
+
+    handles = [
+        module.register_forward_hook(partial(look, name)) for name, module in modules.items()
+    ]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name for name, found in seen.items() if all(found)}

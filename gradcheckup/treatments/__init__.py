@@ -9,6 +9,7 @@ from __future__ import annotations
 from gradcheckup.treatments import (
     activation,
     gradient_clipping,
+    gradient_normalization,
     normalization,
     optimizer,
     skip_connection,
@@ -22,6 +23,7 @@ TREATMENTS: tuple[Treatment, ...] = (
     optimizer.TREATMENT,
     normalization.TREATMENT,
     skip_connection.TREATMENT,
+    gradient_normalization.TREATMENT,
     gradient_clipping.TREATMENT,
 )
 """Every treatment, in the order in which they are listed."""
