@@ -322,6 +322,8 @@ class Recording:
         unexplained: The loss over what it is where the samples of a batch exchange the model's
             outputs: 0 for a net that has learnt its batch, 1 for one that knows nothing of it. Only
             measured where a parameter stands still, and None where the outputs do not tell.
+        unregistered: Tensors with a gradient that the model keeps where `model.parameters()` does
+            not look, as in a list of layers, and that the optimizer does not have either.
         misspelt: Attributes that look like a misspelt or misplaced `requires_grad`, as
             ``fc1.weight.require_grad``.
     """
@@ -335,6 +337,7 @@ class Recording:
     without_effect: tuple[str, ...] = ()
     telling: tuple[str, ...] = ()
     unexplained: float | None = None
+    unregistered: tuple[ParameterRecord, ...] = ()
     misspelt: tuple[str, ...] = ()
 
     @property

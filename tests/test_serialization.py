@@ -189,7 +189,9 @@ steps = records(
 )
 reports = records(
     Report,
-    recording=records(Recording, steps=_some(steps, least=1)),
+    recording=records(
+        Recording, unregistered=_some(records(ParameterRecord)), steps=_some(steps, least=1)
+    ),
     findings=_some(st.recursive(leaves, _nest, max_leaves=4)),
     thresholds=st.just(Thresholds()) | st.builds(Thresholds, norm_growth=st.floats(1)),
 )

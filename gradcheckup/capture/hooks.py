@@ -77,6 +77,7 @@ class Capture:
         stretch: How often gradients were switched off or on in this step.
         differentiating: True inside `differentiate`; gradients at other times (a gradient
             penalty's inner one) are not dL/dy.
+        foreign: The `id` of all leaves of the losses that belong to neither model nor optimizer.
         keeps_outputs: Whether to hold on to the values of output layers until the next step.
     """
 
@@ -115,6 +116,7 @@ class Capture:
         self._weighing = Weighing()
         self._entropies: dict[str, Tensor | None] = {}
         self._own = {id(tensor) for tensor in own}
+        self.foreign: set[int] = set()
         self._loose = layers.loose_weights(names, model)
         self._several = layers.owners_of_several(names)
         self._owners = {
@@ -178,6 +180,7 @@ class Capture:
         self.running.clear()
         foreign = [(leaf, leaf.grad) for leaf in leaves(loss) if id(leaf) not in self._own]
         for leaf, _ in foreign:
+            self.foreign.add(id(leaf))
             leaf.grad = None
         self.differentiating = True
         try:

@@ -1,10 +1,14 @@
-"""Attributes that were meant to be `requires_grad` and are silently ignored by torch."""
+"""What torch silently ignores: a misspelt `requires_grad`, and layers in a plain list."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection, Iterator
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from gradcheckup.records import ParameterRecord
 
 _ALIKE = 0.85
 
@@ -34,3 +38,42 @@ def misspelt_flags(model: nn.Module) -> tuple[str, ...]:
 def _like_requires_grad(attribute: str) -> bool:
     plain = attribute.lower().replace("_", "")
     return difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() > 0.85
+
+
+def unregistered(model: nn.Module, leaves: Collection[int]) -> tuple[ParameterRecord, ...]:
+    """Tensors that the model keeps where `model.parameters()` does not look, and could learn.
+
+    In a list, tuple or dict of modules or parameters, or as a plain tensor that requires grad. A
+    module that is in eval mode is left out: so is one that helps to compute a loss.
+
+    Args:
+        model: The model.
+        leaves: The `id` of all leaves of the loss that are not the model's or the optimizer's.
+    """
+    found: dict[int, ParameterRecord] = {}
+    for owner, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            for local, tensor in _held(value, attribute):
+                if id(tensor) in leaves:
+                    name = f"{owner}.{local}".lstrip(".")
+                    found[id(tensor)] = ParameterRecord(
+                        name=name,
+                        layer=name.rpartition(".")[0],
+                        shape=tuple(tensor.shape),
+                        trainable=True,
+                    )
+    return tuple(found.values())
+
+
+def _held(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in an attribute that is not registered, as `layers[0].weight`."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, nn.Module) and value.training:
+        yield from ((f"{name}.{local}", each) for local, each in value.named_parameters())
+    elif isinstance(value, (list, tuple)):
+        for index, each in enumerate(value):
+            yield from _held(each, f"{name}[{index}]")
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from _held(each, f"{name}[{key!r}]")

@@ -18,6 +18,7 @@ from gradcheckup.capture import Capture, respond, telling, unexplained, without_
 from gradcheckup.capture.readings import Measured
 from gradcheckup.errors import GradcheckupError, LossError, ModelError
 from gradcheckup.probe.batches import copied
+from gradcheckup.probe.flags import unregistered
 from gradcheckup.probe.ledger import Ledger
 from gradcheckup.probe.objective import Objective
 from gradcheckup.probe.precision import Gradients, differentiate, gradients_lost, scale_for
@@ -79,6 +80,7 @@ def probe(
         without_effect=bench.without_effect(batches[0], measured),
         telling=bench.telling(batches[0], measured),
         unexplained=bench.unexplained(batches[0], measured),
+        unregistered=unregistered(subject.model, bench.capture.foreign),
     )
 
 

@@ -18,6 +18,7 @@ _WORDS = {
     "detached": "the graph is cut on the way: detach(), .item(), .data, argmax or a new tensor",
     "no-grad-context": "this part of forward runs under torch.no_grad() or inference_mode()",
     "not-in-optimizer": "these parameters were not given to the optimizer",
+    "not-registered": "the model keeps them where parameters() does not look, as in a plain list",
     "zero-learning-rate": "the learning rate of their parameter group is 0",
     "learning-rate": "the learning rate does not fit the size of the weights",
     "constant-initialisation": "all weights start with the same value",

@@ -11,7 +11,7 @@ from gradcheckup.thresholds import Thresholds
 
 
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
-    """Flags them by cause: in no parameter group, at learning rate 0, or lost in rounding."""
+    """Flags them by cause: unknown to the optimizer or the model, at rate 0, lost in rounding."""
     typical = query.median(each.gradient_norm for each in recording.steps[0].parameters)
     found: dict[str, list[ParameterRecord]] = {}
     for records in query.by_name(recording).values():
@@ -20,12 +20,16 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
             continue
         if cause:
             found.setdefault(cause, []).append(records[0])
+    if recording.unregistered:
+        found["not-registered"] = list(recording.unregistered)
     for cause, parameters in found.items():
         # A learning rate of 0 was asked for; what is in no group, or rounded away, was not.
         asked = (
             cause == "zero-learning-rate"
             or not any(map(query.is_matrix, parameters))
             or query.left_out_on_purpose(recording, parameters)
+            # Of a net that `compute_loss` trains another may be kept beside it.
+            or (cause == "not-registered" and recording.objective == "compute_loss")
         )
         yield Finding(
             code=RULE.code,
@@ -38,7 +42,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
             cause=cause,
             evidence=(
                 ("parameters", len(parameters)),
-                ("total", len(recording.steps[0].parameters)),
+                ("total", len(recording.steps[0].parameters) + len(recording.unregistered)),
                 ("optimizer", recording.optimizer),
             ),
         )
@@ -63,10 +67,12 @@ RULE = Rule(
     summary="parameters receive a gradient and do not move",
     formula=(
         "A trainable parameter with a gradient at every step of the probe that is in no parameter "
-        "group, or whose value is bitwise unchanged after every step (of vectors, only at a "
-        "learning rate of 0: a scale of 1 rounds small updates away and does no harm). Rounding is "
-        "no fault in a net that has learnt its batches: the loss is below unexplained_loss times "
-        "what it is where the samples of a batch exchange the model's outputs."
+        "group (also one that the model keeps in a plain list, tuple or dict, or as a plain "
+        "tensor, where model.parameters() does not look), or whose value is bitwise unchanged "
+        "after every step (of vectors, only at a learning rate of 0: a scale of 1 rounds "
+        "small updates away and does no harm). Rounding is no fault in a net that has learnt its "
+        "batches: the loss is below unexplained_loss times what it is where the samples of a batch "
+        "exchange the model's outputs."
     ),
     default=(
         "No limit on the change; gradients below unseen_fraction = 1e-6 of the median parameter's "
@@ -76,10 +82,12 @@ RULE = Rule(
     false_alarms=(
         "Only a head is meant to train: freeze the rest with requires_grad_(False), which also "
         "saves its backward pass. With compute_loss, a whole top-level part left out is a warning: "
-        "in a GAN each net has its own optimizer."
+        "in a GAN each net has its own optimizer. A net that is kept in a list to help with the "
+        "loss: freeze it, or put it in eval mode."
     ),
     remedy=(
-        "Create the optimizer from all parameters, after the model is complete. For weights in "
+        "Create the optimizer from all parameters, after the model is complete; keep layers in "
+        "nn.ModuleList, tensors as nn.Parameter. For weights in "
         "bfloat16 or float16 keep a float32 copy: small updates are rounded away."
     ),
     check=check,

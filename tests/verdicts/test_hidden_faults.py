@@ -296,6 +296,87 @@ def test_a_layer_missing_from_the_parameter_groups(digits: Digits) -> None:
     assert (first.code, first.layers) == ("GC303", ("2.weight", "2.bias"))
 
 
+class Listed(nn.Module):
+    """Keeps its layers in whatever holds them."""
+
+    def __init__(self, hold: Callable[[list[nn.Module]], Any]) -> None:
+        super().__init__()
+        self.layers = hold([nn.Linear(64, 64), nn.Linear(64, 64)])
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = self.layers.values() if isinstance(self.layers, dict) else self.layers
+        for layer in layers:
+            x = F.relu(layer(x))
+        out: Tensor = self.head(x)
+        return out
+
+
+def _named(layers: list[nn.Module]) -> dict[str, nn.Module]:
+    return dict(zip(("first", "second"), layers, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("hold", "name"),
+    [(list, "layers[0].weight"), (tuple, "layers[0].weight"), (_named, "layers['first'].weight")],
+)
+def test_layers_in_a_plain_container(hold: Any, name: str, digits: Digits) -> None:
+    torch.manual_seed(0)
+    model = Listed(hold)
+    assert [each for each, _ in model.named_parameters()] == ["head.weight", "head.bias"]
+    report = gradcheckup.diagnose(model, digits(), CE, optimizer=SGD)
+    (first,) = report.findings
+    assert (first.code, first.cause, first.severity.value) == (
+        "GC303",
+        "not-registered",
+        "critical",
+    )
+    assert (first.layers[0], len(first.layers)) == (name, 4)
+    assert "4 of 6 parameters got a gradient and did not change" in str(report)
+    assert all(each.grad is None for layer in Listed(list).layers for each in layer.parameters())
+
+
+def test_a_weight_that_is_no_parameter(digits: Digits) -> None:
+    class Loose(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = (torch.randn(64, 64) / 8).requires_grad_()
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(F.relu(x @ self.weight))
+            return out
+
+    torch.manual_seed(0)
+    first = found(Loose(), digits(), optimizer=SGD)
+    assert (first.code, first.layers) == ("GC303", ("weight",))
+
+
+@pytest.mark.parametrize("how", ["registered", "in_the_optimizer", "frozen", "eval", "no_grad"])
+def test_what_is_kept_in_a_list_on_purpose(how: str, digits: Digits) -> None:
+    """Layers that the optimizer has all the same; a helper that is frozen or never asked."""
+
+    class Helped(Listed):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                shift = self.layers[0](x)
+            out: Tensor = self.head(x + shift)
+            return out
+
+    torch.manual_seed(0)
+    hold = nn.ModuleList if how == "registered" else list
+    model = Helped(hold) if how == "no_grad" else Listed(hold)
+    for layer in model.layers:
+        if how == "eval":
+            layer.eval()
+        layer.requires_grad_(how != "frozen")
+    own = [*model.parameters()]
+    if how == "in_the_optimizer":
+        own += [each for layer in model.layers for each in layer.parameters()]
+    optimizer = torch.optim.SGD(own, lr=0.01, momentum=0.9)
+    assert gradcheckup.diagnose(model, digits(), CE, optimizer=optimizer).healthy
+
+
 def test_a_backbone_frozen_by_accident_is_listed(digits: Digits) -> None:
     """It cannot be known whether it was meant, so it is said and is no failure."""
     model = _mlp(64, 64, 64, 10).requires_grad_(False)
