@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradcheckup.capture.structure import leaves
+
 
 def outputs_of(module: nn.Module, run: Callable[[], Any]) -> Tensor | None:
     """The outputs of a module in one forward pass, all its calls after each other.
@@ -60,3 +62,43 @@ def returning_tensors(modules: Mapping[str, nn.Module], run: Callable[[], Any]) 
         for handle in handles:
             handle.remove()
     return {name for name, found in seen.items() if all(found)}
+
+
+def origins(
+    readers: Mapping[str, nn.Module], output: nn.Module, run: Callable[[], Tensor]
+) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
+    """The parameters that come before some layers, and those from the output layer on.
+
+    Args:
+        readers: Layers by any name.
+        output: A layer, behind which a loss comes.
+        run: Runs the model and returns the loss.
+
+    Returns:
+        Leaves of the graph by the name of the reader, and those between the output layer's input
+        and the loss.
+    """
+    found: dict[str, list[Tensor]] = {}
+
+    def look(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+        found[name] = [leaf for each in given for leaf in leaves(each)]
+
+    def cut(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return tuple(map(_detached, args)), {key: _detached(each) for key, each in kwargs.items()}
+
+    handles = [
+        module.register_forward_pre_hook(partial(look, name), with_kwargs=True)
+        for name, module in readers.items()
+    ]
+    handles.append(output.register_forward_pre_hook(cut, with_kwargs=True))
+    try:
+        with torch.enable_grad():
+            return found, leaves(run())
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value

@@ -10,6 +10,7 @@ from gradcheckup.treatments import (
     activation,
     gradient_clipping,
     gradient_normalization,
+    layerwise_training,
     normalization,
     optimizer,
     skip_connection,
@@ -23,6 +24,7 @@ TREATMENTS: tuple[Treatment, ...] = (
     optimizer.TREATMENT,
     normalization.TREATMENT,
     skip_connection.TREATMENT,
+    layerwise_training.TREATMENT,
     gradient_normalization.TREATMENT,
     gradient_clipping.TREATMENT,
 )

@@ -19,6 +19,7 @@ from gradcheckup.tracebacks import one_line, user_traceback
 from gradcheckup.treatments import TREATMENTS
 from gradcheckup.treatments.anatomy import examine
 from gradcheckup.treatments.optimizers import follow
+from gradcheckup.treatments.stages import Plan
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 
@@ -52,6 +53,7 @@ class Treated:
         optimizer: Bound to the copy. None where none was given and none is part of the treatment.
         changes: What was changed, where.
         snippet: The change to make in one's own code.
+        plan: In which stages to train it; None where it is trained as any model is.
     """
 
     treatments: tuple[str, ...]
@@ -59,6 +61,7 @@ class Treated:
     optimizer: Optimizer | None
     changes: tuple[Change, ...]
     snippet: str
+    plan: Plan | None = None
 
 
 def parse(text: str, given: Mapping[str, float] | None = None) -> tuple[Dose, ...]:
@@ -135,13 +138,20 @@ def administer(
         follower = build_optimizer(optimizer, twin)
     changes: list[Change] = []
     snippets: list[str] = []
+    plan: Plan | None = None
     taken = tuple(doses)
     with random_state(seed):
         for dose in taken:
+            if plan:
+                raise TreatmentError(
+                    f"{dose} does not apply: stages are planned for the model as it is then, so "
+                    "name the treatment that plans them last"
+                )
             patient = Patient(
                 model=twin, anatomy=examine(twin, loss, seed), optimizer=follower, loss=loss
             )
             follower, effect = _apply(patient, dose)
+            plan = Plan(effect.stages) if effect.stages else None
             changes += effect.changes
             snippets.append(effect.snippet)
             _check(twin, loss, dose)
@@ -151,6 +161,7 @@ def administer(
         optimizer=follower,
         changes=tuple(changes),
         snippet="\n".join(snippets),
+        plan=plan,
     )
 
 

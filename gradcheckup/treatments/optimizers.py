@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradcheckup.probe.safekeeping import copied
 from gradcheckup.treatments.clipping import clip_of, clipped
 
 
@@ -25,16 +28,22 @@ def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[Tensor, Tenso
     now = [each for each in model.parameters() if each.requires_grad]
     existing = {id(each) for each in model.parameters()}
     for group in optimizer.param_groups:
-        # Parameters of the loss are in no model and stay.
-        group["params"] = [
+        # Parameters of the loss are in no model and stay. LBFGS holds on to the list itself.
+        group["params"][:] = [
             each for each in group["params"] if id(each) in existing or each not in before
         ]
     held = {id(each) for group in optimizer.param_groups for each in group["params"]}
     largest = max(optimizer.param_groups, key=lambda group: len(group["params"]))
     largest["params"] += [each for each in now if id(each) not in held and each not in before]
-    for parameter, values in before.items():
-        if id(parameter) not in existing or not torch.equal(parameter, values):
-            optimizer.state.pop(parameter, None)
+    gone = [
+        parameter
+        for parameter, values in before.items()
+        if id(parameter) not in existing or not torch.equal(parameter, values)
+    ]
+    for parameter in gone:
+        optimizer.state.pop(parameter, None)
+    if gone or len(held) != sum(len(group["params"]) for group in optimizer.param_groups):
+        _forget_as_one(optimizer)
 
 
 def exchanged(optimizer: Optimizer, kind: type[Optimizer], rate: float) -> Optimizer:
@@ -57,7 +66,38 @@ def exchanged(optimizer: Optimizer, kind: type[Optimizer], rate: float) -> Optim
     return other
 
 
+def narrowed(
+    optimizer: Optimizer, without: Container[int], added: Iterable[nn.Parameter]
+) -> Optimizer:
+    """A new optimizer of the same class and settings, that updates some of the parameters.
+
+    Args:
+        optimizer: What it is like; stays as it is.
+        without: `id` of each parameter that it is not to update.
+        added: Parameters that it updates besides, with the settings of the largest group.
+    """
+    # Copied with the same parameters and nothing of what is known of them.
+    memo: dict[int, Any] = {
+        id(each): each for group in optimizer.param_groups for each in group["params"]
+    }
+    memo[id(optimizer.state)] = defaultdict(dict)
+    other = copied(optimizer, memo)
+    largest = max(other.param_groups, key=lambda group: len(group["params"]))
+    for group in other.param_groups:
+        group["params"][:] = [each for each in group["params"] if id(each) not in without]
+    largest["params"] += added
+    _forget_as_one(other)
+    return other
+
+
 def default(model: nn.Module) -> Optimizer:
     """The optimizer that `diagnose` takes where none is given."""
     trained = [each for each in model.parameters() if each.requires_grad]
     return torch.optim.SGD(trained, lr=0.01, momentum=0.9)
+
+
+def _forget_as_one(optimizer: Optimizer) -> None:
+    """Has LBFGS, which sees all parameters as one vector, begin anew with another one."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.state.clear()
+        optimizer._numel_cache = None  # noqa: SLF001 - there is no other way to have it count again

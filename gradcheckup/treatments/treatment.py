@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradcheckup.treatments.anatomy import Anatomy
+from gradcheckup.treatments.stages import Stages
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,11 +52,13 @@ class Effect:
         snippet: The change to make in the user's own code, where the model is called `model` and
             the optimizer `optimizer`.
         optimizer: In place of the patient's; None to keep that one.
+        stages: In which the model is to be trained; None for ordinary training.
     """
 
     changes: tuple[Change, ...]
     snippet: str
     optimizer: Optimizer | None = None
+    stages: Stages | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
