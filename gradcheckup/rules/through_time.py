@@ -173,9 +173,10 @@ RULE = Rule(
         "by -1.3 to 1. A symbol 20 steps back (first step at 1e-4) is learnt halfway with Adam and "
         "not at all with SGD. Given 2000 steps, LSTMs with Adam learn it 25 and 40 steps back "
         "(1e-5; 1e-8 and .12 blind) and a GRU with SGD 0.1 30 steps back (7e-7); GRUs with Adam do "
-        "not, 30 and 40 steps back: between 1e-4 and blind_share it is a warning. First steps that receive 450 to 50,000 times the last one's belong "
-        "to nets that end at .06 to .37; those of 5 to 50 times partly learn. See the recurrent "
-        "family of benchmarks/verdicts.py."
+        "not, 30 and 40 steps back: between 1e-4 and blind_share it is a warning. First "
+        "steps that receive 450 to 50,000 times the last one's belong to nets "
+        "that end at .06 to .37; those of 5 to 50 times partly learn. See the recurrent family of "
+        "benchmarks/verdicts.py."
     ),
     false_alarms=(
         "A net whose targets depend on late steps in a way that its initial states do not show; "
