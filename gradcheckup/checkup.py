@@ -11,6 +11,7 @@ from torch import nn
 from gradcheckup import rules
 from gradcheckup.errors import UnhealthyError, UsageError
 from gradcheckup.probe import OnStep, batches, probe
+from gradcheckup.probe.arguments import check_arguments
 from gradcheckup.probe.flags import misspelt_flags
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
 from gradcheckup.probe.subject import OptimizerSource, rehearsal, unwrap
@@ -68,9 +69,9 @@ def diagnose(
         ModelError: The model cannot be trained, or failed to run.
         LossError: The loss is not a scalar that requires grad.
     """
-    _check_arguments(
-        model=model, criterion=criterion, compute_loss=compute_loss, steps=steps, seed=seed
-    )
+    check_arguments(model=model, criterion=criterion, compute_loss=compute_loss, seed=seed)
+    if type(steps) is not int or steps < 1:
+        raise UsageError(f"expected steps to be a whole number of at least 1, got {steps!r}")
     limits = _limits(thresholds)
     chosen = rules.choose(select, ignore)
     with rehearsal(model, optimizer, criterion, seed) as patient:
@@ -97,29 +98,6 @@ def assert_healthy(report: Report) -> None:
         raise UsageError(f"expected a report of diagnose, got {type(given).__name__}")
     if not report.healthy:
         raise UnhealthyError(str(report))
-
-
-def _check_arguments(**given: Any) -> None:
-    """Refuses what callers pass in spite of the types."""
-    if isinstance(given["model"], type) and issubclass(given["model"], nn.Module):
-        name = given["model"].__name__
-        raise UsageError(f"expected a model, got the class {name}: pass an instance, {name}(...)")
-    if not isinstance(given["model"], nn.Module):
-        raise UsageError(f"expected a torch.nn.Module, got {type(given['model']).__name__}")
-    for name in ("criterion", "compute_loss"):
-        value = given[name]
-        if isinstance(value, type) and issubclass(value, nn.Module):
-            raise UsageError(
-                f"expected {name} to be a function, got the class {value.__name__}: "
-                f"pass an instance, {value.__name__}()"
-            )
-        if value is not None and not callable(value):
-            raise UsageError(f"expected {name} to be a function, got {type(value).__name__}")
-    steps, seed = given["steps"], given["seed"]
-    if type(steps) is not int or steps < 1:
-        raise UsageError(f"expected steps to be a whole number of at least 1, got {steps!r}")
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise UsageError(f"expected seed to be a whole number from 0 to 2**32 - 1, got {seed!r}")
 
 
 def _limits(thresholds: Thresholds | Mapping[str, float] | None) -> Thresholds:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcheckup.errors import LossError, UsageError
+from gradcheckup.errors import LossError
 from gradcheckup.probe import batches
+from gradcheckup.probe.arguments import check_arguments
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
-from gradcheckup.probe.subject import OptimizerSource
+from gradcheckup.probe.subject import OptimizerSource, check_trainable, unwrap
 from gradcheckup.targets.inference import infer_data
 from gradcheckup.treatments.course import Treated, administer, parse
 
@@ -48,13 +49,17 @@ def treat(
         The treated copy and its optimizer.
 
     Raises:
-        UsageError: There is no such treatment, variant or option.
+        UsageError: There is no such treatment, variant or option, or an argument makes no sense.
+        DataError: There is no usable batch.
+        ModelError: The model has nothing to train, or does not run on the batch.
+        LossError: There is no loss or output that a gradient could come from.
         TreatmentError: It does not apply to this model; the message says why.
         TargetError: No data was given and no inputs could be guessed.
     """
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    check_arguments(model=model, criterion=criterion, compute_loss=compute_loss, seed=seed)
     doses = parse(treatment, options)
+    model = unwrap(model)
+    check_trainable(model)
     batch = _one_batch(model, data, seed)
     return administer(model, optimizer, doses, run(batch, criterion, compute_loss), seed)
 
@@ -78,7 +83,13 @@ def _reduced(batch: Any, objective: Objective, model: nn.Module) -> Tensor:
     totals = [each.double().sum() for each in batches.leaves(outputs) if each.is_floating_point()]
     if not totals:
         raise LossError("expected floating-point outputs, got none: give compute_loss")
-    return torch.stack(totals).sum()
+    total = torch.stack(totals).sum()
+    if torch.is_grad_enabled() and not total.requires_grad:
+        raise LossError(
+            "expected outputs that require grad, but they are cut off from every parameter: look "
+            "for .detach(), .data, torch.no_grad() or a conversion to numpy in the model"
+        )
+    return total
 
 
 def _one_batch(model: nn.Module, data: Any, seed: int) -> Any:

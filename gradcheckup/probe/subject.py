@@ -101,7 +101,7 @@ def rehearsal(
         UsageError: The optimizer does not fit the model.
     """
     model = unwrap(model)
-    _check(model)
+    check_trainable(model)
     bound = source if isinstance(source, Optimizer) else None
     loss = criterion if isinstance(criterion, nn.Module) else None
     with random_state(seed):
@@ -117,11 +117,16 @@ def rehearsal(
             yield _subject(twin, twin_loss or criterion, optimizer, source, [])
 
 
-def _check(model: nn.Module) -> None:
+def check_trainable(model: nn.Module) -> None:
+    """Refuses models whose layers cannot be seen, or that have nothing to train.
+
+    Raises:
+        ModelError: It is TorchScript, or has no trainable parameter or ones without values.
+    """
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
             "expected a plain nn.Module, got a TorchScript module, whose layers cannot be seen: "
-            "diagnose the module it was made from"
+            "take the module it was made from"
         )
     parameters = list(model.parameters())
     if any(isinstance(each, nn.parameter.UninitializedParameter) for each in parameters):
@@ -161,12 +166,7 @@ def _subject(
         notes.append("optimizer SGD(lr=0.01, momentum=0.9), as none was given")
     elif optimizer is None:
         optimizer = build_optimizer(source, model)
-    own = {id(each) for each in model.parameters()}
-    if not any(id(each) in own for group in optimizer.param_groups for each in group["params"]):
-        raise UsageError(
-            f"expected an optimizer of the model's parameters, but {type(optimizer).__name__} "
-            "holds none of them: create it after the model is built, moved or wrapped"
-        )
+    check_bound(optimizer, model)
     for group in optimizer.param_groups:
         held, base = group.get("lr"), group.get("initial_lr")
         if held is not None and base and held < _HELD * base:
@@ -186,6 +186,20 @@ def _subject(
         described=_described(optimizer),
         assumptions=tuple(notes),
     )
+
+
+def check_bound(optimizer: Optimizer, model: nn.Module) -> None:
+    """Refuses an optimizer of other parameters than the model's.
+
+    Raises:
+        UsageError: It holds none of them.
+    """
+    own = {id(each) for each in model.parameters()}
+    if not any(id(each) in own for group in optimizer.param_groups for each in group["params"]):
+        raise UsageError(
+            f"expected an optimizer of the model's parameters, but {type(optimizer).__name__} "
+            "holds none of them: create it after the model is built, moved or wrapped"
+        )
 
 
 def build_optimizer(source: Any, model: nn.Module) -> Optimizer:

@@ -38,7 +38,7 @@ def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
     if variant != "relu" or any(_nonlinearity(model, name) == "relu" for name in cells):
         cells = []  # torch's own recurrent layers have tanh and ReLU alone
     if not sites and not cells:
-        raise TreatmentError(_why_not(anatomy, variant))
+        raise TreatmentError(_why_not(model, anatomy, variant))
     kinds = ", ".join(dict.fromkeys(site.kind for site in sites)) or "tanh"
     modules = list(dict.fromkeys(site.owner for site in sites if not site.functional))
     replacement = _MODULES[variant].__name__
@@ -70,7 +70,7 @@ def _shared_with_others(anatomy: Anatomy) -> set[str]:
     return {site.owner for site in anatomy.activations if not site.functional and not site.hidden}
 
 
-def _why_not(anatomy: Anatomy, variant: str) -> str:
+def _why_not(model: nn.Module, anatomy: Anatomy, variant: str) -> str:
     hidden = [site.kind for site in anatomy.activations if site.hidden]
     if hidden and set(hidden) == {variant}:
         return f"every hidden activation is {variant} already"
@@ -78,7 +78,10 @@ def _why_not(anatomy: Anatomy, variant: str) -> str:
         return "its activations are gates or stand at the loss, and have to stay"
     if hidden:
         return "one activation module serves hidden layers and gates alike"
-    return "there is no activation between two weight layers that hooks can see"
+    inside = [each.kind for each in anatomy.layers if recurrence.is_recurrent(model, each)]
+    if inside:
+        return f"torch's own {', '.join(dict.fromkeys(inside))} has its activations built in"
+    return "there is no activation between two weight layers"
 
 
 def _swaps(

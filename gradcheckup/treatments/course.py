@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradcheckup.errors import TreatmentError, UsageError
+from gradcheckup.errors import GradcheckupError, ModelError, TreatmentError, UsageError
 from gradcheckup.probe.safekeeping import copied, random_state
-from gradcheckup.probe.subject import OptimizerSource, build_optimizer, unwrap
+from gradcheckup.probe.subject import OptimizerSource, build_optimizer, check_bound, unwrap
 from gradcheckup.suggestions import did_you_mean
 from gradcheckup.tracebacks import one_line, user_traceback
 from gradcheckup.treatments import TREATMENTS
-from gradcheckup.treatments.anatomy import examine
+from gradcheckup.treatments.anatomy import Anatomy, examine
 from gradcheckup.treatments.optimizers import follow
 from gradcheckup.treatments.stages import Plan
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
@@ -74,21 +75,36 @@ def parse(text: str, given: Mapping[str, float] | None = None) -> tuple[Dose, ..
     Raises:
         UsageError: There is no such treatment, variant or option.
     """
-    doses = tuple(_dose(part.strip(), given or {}) for part in text.split("+"))
-    known = [option for dose in doses for option in dose.options]
+    value: Any = text
+    if not isinstance(value, str):
+        raise UsageError(
+            f"expected the name of a treatment, as {TREATMENTS[0].key!r}, "
+            f"got {type(value).__name__}"
+        )
+    doses = tuple(_dose(part, given or {}) for part in text.split("+"))
     for option in given or {}:
-        if option not in known:
-            raise UsageError(
-                f"{text} has no option {option!r}"
-                + (did_you_mean(option, known) or f": expected one of {', '.join(known)}")
-                if known
-                else f"{text} has no options, got {option!r}"
-            )
+        _check_option(text, option, doses)
     return doses
 
 
+def _check_option(text: str, option: str, doses: tuple[Dose, ...]) -> None:
+    """Refuses an option that nothing in the text takes."""
+    taken = [name for dose in doses for name in dose.treatment.options_of(dose.variant)]
+    if option in taken:
+        return
+    for dose in doses:
+        treatment = dose.treatment
+        takers = [each for each in treatment.variants if option in treatment.options_of(each)]
+        if takers:
+            raise UsageError(f"{option} is an option of {treatment.key}:{takers[0]}, not of {dose}")
+    if not taken:
+        raise UsageError(f"{text} has no options, got {option!r}")
+    hint = did_you_mean(option, taken) or f": expected one of {', '.join(taken)}"
+    raise UsageError(f"{text} has no option {option!r}{hint}")
+
+
 def _dose(text: str, given: Mapping[str, float]) -> Dose:
-    key, _, variant = text.partition(":")
+    key, _, variant = (part.strip() for part in text.partition(":"))
     treatments = {each.key: each for each in TREATMENTS}
     if key not in treatments:
         hint = did_you_mean(key, treatments) or f": expected one of {', '.join(treatments)}"
@@ -99,8 +115,22 @@ def _dose(text: str, given: Mapping[str, float]) -> Dose:
         known = ", ".join(treatment.variants)
         hint = did_you_mean(variant, treatment.variants) or f": expected one of {known}"
         raise UsageError(f"{key} has no variant {variant!r}{hint}")
-    chosen = {name: value for name, value in given.items() if name in treatment.options}
-    return Dose(treatment=treatment, variant=variant, options={**treatment.options, **chosen})
+    options = {
+        name: _number(name, given[name], default) if name in given else default
+        for name, default in treatment.options_of(variant).items()
+    }
+    return Dose(treatment=treatment, variant=variant, options=options)
+
+
+def _number(name: str, value: Any, default: float) -> float:
+    """An option of the kind of its default: all of them are sizes or counts."""
+    whole = isinstance(default, int)
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not plain or not 0 < value < math.inf or (whole and value != int(value)):
+        raise UsageError(
+            f"expected {name} to be a {'whole ' if whole else ''}number above 0, got {value!r}"
+        )
+    return int(value) if whole else float(value)
 
 
 def administer(
@@ -121,7 +151,9 @@ def administer(
         seed: Of the weights that are drawn.
 
     Raises:
+        ModelError: The model does not run on the batch.
         TreatmentError: A treatment does not apply, or the model does not run with it.
+        UsageError: The optimizer is none of the model's.
     """
     model = unwrap(model)
     memo: dict[int, Any] = {}
@@ -136,6 +168,8 @@ def administer(
         ) from error
     if follower is None and optimizer is not None:
         follower = build_optimizer(optimizer, twin)
+    if follower is not None:
+        check_bound(follower, twin)
     changes: list[Change] = []
     snippets: list[str] = []
     plan: Plan | None = None
@@ -148,7 +182,7 @@ def administer(
                     "name the treatment that plans them last"
                 )
             patient = Patient(
-                model=twin, anatomy=examine(twin, loss, seed), optimizer=follower, loss=loss
+                model=twin, anatomy=_examined(twin, loss, seed), optimizer=follower, loss=loss
             )
             follower, effect = _apply(patient, dose)
             plan = Plan(effect.stages) if effect.stages else None
@@ -163,6 +197,18 @@ def administer(
         snippet="\n".join(snippets),
         plan=plan,
     )
+
+
+def _examined(model: nn.Module, loss: Callable[[nn.Module], Tensor], seed: int) -> Anatomy:
+    try:
+        return examine(model, loss, seed)
+    except GradcheckupError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the forward pass on the batch failed: {one_line(error)}",
+            traceback_text=user_traceback(error),
+        ) from error
 
 
 def _apply(patient: Patient, dose: Dose) -> tuple[Optimizer | None, Effect]:

@@ -15,8 +15,6 @@ _OPTIONS = {"norm": "max_norm", "value": "clip_value"}
 def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effect:
     option = _OPTIONS[variant]
     bound = options[option]
-    if not bound > 0:
-        raise TreatmentError(f"expected {option} above 0, got {bound:g}")
     optimizer = patient.optimizer or default(patient.model)
     present = clip_of(optimizer)
     if present:
@@ -39,6 +37,7 @@ TREATMENT = Treatment(
         "value": "each element on its own",
     },
     options={"max_norm": 1.0, "clip_value": 0.5},
+    only={option: (variant,) for variant, option in _OPTIONS.items()},
     acts_on="updates",
     apply=_apply,
 )

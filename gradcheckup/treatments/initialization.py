@@ -152,7 +152,9 @@ def fan_in(module: Mixing) -> int:
 
 def orthogonal(weight: Tensor, gain: float = 1.0) -> None:
     """Orthogonal weights (Saxe, McClelland & Ganguli 2014): every direction keeps its size."""
-    nn.init.orthogonal_(weight, gain)
+    # The decomposition behind it exists in full precision alone.
+    drawn = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    weight.copy_(nn.init.orthogonal_(drawn, gain))
 
 
 def standardize(module: Mixing, run: Callable[[], Any]) -> float:

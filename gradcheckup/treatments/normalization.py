@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,9 @@ def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
         raise TreatmentError(
             f"a norm can stand behind linear layers and convolutions, not inside {kinds}"
         )
-    norms = {layer.name: _norm(layer, variant) for layer in layers}
+    norms = {
+        layer.name: replace(_norm(layer, variant), dtype=_dtype(model, layer)) for layer in layers
+    }
     snippet = assignments(
         model, {name: f"nn.Sequential({{}}, {norm.code})" for name, norm in norms.items()}
     )
@@ -66,11 +68,16 @@ class _Norm:
 
     kind: str
     sizes: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
 
     @property
     def code(self) -> str:
-        home = "" if self.kind == WholeTensorNorm.__name__ else "nn."
-        return f"{home}{self.kind}({', '.join(map(str, self.sizes))})"
+        if self.kind == WholeTensorNorm.__name__:
+            return f"{self.kind}()"
+        arguments = [str(size) for size in self.sizes]
+        if self.dtype != torch.get_default_dtype():
+            arguments.append(f"dtype={self.dtype}")
+        return f"nn.{self.kind}({', '.join(arguments)})"
 
     def build(self) -> nn.Module:
         if self.kind == WholeTensorNorm.__name__:
@@ -83,6 +90,10 @@ def _is_plain(layer: WeightLayer) -> bool:
     return layer.kind == "linear" or layer.kind in _BATCH
 
 
+def _dtype(model: nn.Module, layer: WeightLayer) -> torch.dtype:
+    return next(model.get_submodule(layer.name).parameters()).dtype
+
+
 def _norm(layer: WeightLayer, variant: str) -> _Norm:
     if variant == "tensor":
         return _Norm(WholeTensorNorm.__name__)
@@ -90,6 +101,11 @@ def _norm(layer: WeightLayer, variant: str) -> _Norm:
     units = layer.shape[1 - len(layer.shape)] if convolution else layer.shape[-1]
     # Statistics of a batch mean little where one layer serves many places or one sample is all.
     per_batch = layer.calls == 1 and layer.shape[0] > 1 and (convolution or len(layer.shape) == 2)
+    if variant == "batch" and not convolution and len(layer.shape) != 2:
+        raise TreatmentError(
+            f"BatchNorm wants features in dimension 1, and layer {layer.name} has outputs of shape "
+            f"{layer.shape} with features in the last one: take normalization:layer"
+        )
     if variant == "batch" or (variant == "auto" and per_batch):
         return _Norm(_BATCH.get(layer.kind, "BatchNorm1d"), (units,))
     if not convolution:

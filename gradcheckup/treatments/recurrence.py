@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcheckup.treatments.anatomy import WeightLayer
+from gradcheckup.treatments.initialization import orthogonal
 from gradcheckup.treatments.surgery import reference
 
 
@@ -86,7 +87,7 @@ def _recurrent(gate: Tensor, *, relu: bool) -> None:
     if relu:
         nn.init.eye_(gate)
     else:
-        nn.init.orthogonal_(gate)
+        orthogonal(gate)
 
 
 def _is_relu(module: nn.Module) -> bool:

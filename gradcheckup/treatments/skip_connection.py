@@ -36,8 +36,11 @@ def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effe
     stretches = [each for chain in chains for each in _stretches(chain, span)]
     if not stretches:
         raise TreatmentError(
-            f"no layer is given what has the shape of the input {span} layer"
-            f"{'s' if span > 1 else ''} before: give hidden layers the same width"
+            f"no {span} layers in a row that are not bypassed already keep the shape of their "
+            "input: give hidden layers the same width"
+            if span > 1
+            else "no layer that is not bypassed already keeps the shape of its input: "
+            "give hidden layers the same width"
         )
     return _residual(patient, stretches)
 
@@ -231,6 +234,7 @@ TREATMENT = Treatment(
         "dense": "each layer is given the inputs of earlier ones of its block as well",
     },
     options={"span": 1, "block": 8},
+    only={"span": ("residual",), "block": ("dense",)},
     acts_on="flow",
     apply=_apply,
 )

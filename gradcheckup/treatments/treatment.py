@@ -70,7 +70,9 @@ class Treatment:
         summary: What it does, in one sentence.
         source: The paper or the tutorial it is from.
         variants: What each variant does, by name; the first one is the default.
-        options: Numbers that the variants take, with their defaults.
+        options: Numbers above 0 that the variants take, with their defaults; whole ones where the
+            default is an int.
+        only: Variants that take an option, by its name, where not all of them do.
         acts_on: `flow` where the gradient flows otherwise from the first step on, `updates` where
             what the optimizer makes of it changes, `training` where the order of training does.
         apply: Changes the patient: `(patient, variant, options) -> Effect`. Raises TreatmentError
@@ -82,5 +84,14 @@ class Treatment:
     source: str
     variants: Mapping[str, str]
     options: Mapping[str, float] = field(default_factory=dict)
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     acts_on: str
     apply: Callable[[Patient, str, Mapping[str, float]], Effect]
+
+    def options_of(self, variant: str) -> dict[str, float]:
+        """The options that a variant takes, with their defaults."""
+        return {
+            name: default
+            for name, default in self.options.items()
+            if variant in self.only.get(name, self.variants)
+        }

@@ -104,6 +104,7 @@ TREATMENT = Treatment(
         "lsuv": "orthogonal, then scaled by a batch to unit variance, layer after layer",
     },
     options={"std": 1.0},
+    only={"std": ("normal",)},
     acts_on="flow",
     apply=_apply,
 )
