@@ -1,0 +1,190 @@
+"""Does the first choice of `prescribe` cure? Sick nets, treated and trained, beside the best known.
+
+    python -m benchmarks.treatments --help
+    python -m benchmarks.treatments --cases 20
+
+Nets are drawn and trained; those that fail are sick. `prescribe` is given each as it was
+initialised, the untreated optimizer and the training data. Its first choice is then trained from
+the start, as long as the untreated net was, and cures where the treated net is called healthy and
+ends within .05 of the accuracy of the best known configuration of that architecture. A treatment
+drawn at random is trained beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import gradcheckup
+from benchmarks import sick
+from benchmarks.cases import Case
+from benchmarks.results import append_line
+
+_NEAR = 0.05
+_INTERRUPTED = 130
+
+
+def examine(case: Case, seed: int, budget: int) -> dict[str, Any]:
+    """One line of results: scores, and what was chosen; nets that learn get no treatment."""
+    line: dict[str, Any] = {
+        "index": case.index,
+        "seed": seed,
+        "net": {**case.architecture, "optimizer": case.optimizer},
+        "untreated": sick.untreated(case, seed),
+    }
+    line["sick"] = sick.is_sick(case, line["untreated"])
+    if not line["sick"]:
+        return line
+    line["best_known"] = sick.best_known(case, seed)
+    torch.manual_seed(seed)
+    model = case.build()
+    epoch = len(case.task.inputs) // case.batch_size
+    started = time.perf_counter()
+    found = gradcheckup.prescribe(
+        model,
+        list(islice(case.task.batches(case.batch_size, seed), epoch)),
+        case.task.criterion(),
+        optimizer=case.make_optimizer(model.parameters()),
+        budget=budget,
+        seed=case.index,  # so that the random treatment is another one for each net
+    )
+    line["seconds"] = round(time.perf_counter() - started, 1)
+    line["found"] = [finding.code for finding in found.before.findings]
+    line["first"] = _follow(case, found.best, seed)
+    line["random"] = _follow(case, found.random, seed)
+    return line
+
+
+def _follow(case: Case, trial: gradcheckup.Trial | None, seed: int) -> dict[str, Any] | None:
+    """Trains what a trial started with."""
+    if trial is None:
+        return None
+    reached = sick.score(case, trial.treated.model, _stages(case, trial.treated), seed)
+    return {"treatment": trial.treatment, "healthy": trial.after.healthy, "score": reached}
+
+
+def _stages(case: Case, treated: Any) -> Iterable[tuple[torch.optim.Optimizer, int]]:
+    """Ordinary training, or half of it for the early stages of a plan."""
+    if treated.plan is None:
+        yield from sick.whole(case, treated.optimizer)
+        return
+    stages = treated.plan.stages
+    early = case.task.budget // 2 // max(1, len(stages) - 1)
+    for index, stage in enumerate(stages, 1):
+        last = index == len(stages)
+        yield stage.optimizer, case.task.budget - early * (index - 1) if last else early
+
+
+def _best(line: dict[str, Any]) -> float:
+    """The best that is known, by a treatment as well."""
+    tried = (line[which] for which in ("first", "random"))
+    return max(line["best_known"], *(trial["score"] for trial in tried if trial))
+
+
+def _is_near(line: dict[str, Any], which: str) -> bool:
+    return bool(line[which]["score"] >= _best(line) - _NEAR)
+
+
+def cured(line: dict[str, Any], which: str) -> bool:
+    """Whether the `first` choice, or the `random` one, cured a net."""
+    return bool(line[which] and line[which]["healthy"] and _is_near(line, which))
+
+
+def summary(lines: Sequence[dict[str, Any]]) -> str:
+    """Rates of cure, in Markdown, and what was not cured."""
+    nets = [line for line in lines if line["sick"]]
+    treatable = [line for line in nets if _best(line) > line["untreated"] + _NEAR]
+    rows = ["| nets | sick | first choice cures | is healthy | is near the best | random cures |"]
+    rows.append("|---|---|---|---|---|---|")
+    for kind in (*sorted({line["net"]["kind"] for line in treatable}), "all"):
+        these = [line for line in treatable if kind in {"all", line["net"]["kind"]}]
+        near = [
+            x
+            for x in these
+            if x["first"] and cured({**x, "first": {**x["first"], "healthy": True}}, "first")
+        ]
+        counts = [
+            sum(cured(line, "first") for line in these),
+            sum(bool(line["first"] and line["first"]["healthy"]) for line in these),
+            sum(bool(line["first"]) and _is_near(line, "first") for line in these),
+            sum(cured(line, "random") for line in these),
+        ]
+        shares = " | ".join(f"{count} ({count / len(these):.2f})" for count in counts)
+        rows.append(f"| {kind} | {len(these)} | {shares} |")
+    beyond = len(nets) - len(treatable)
+    rows += [
+        "",
+        f"{len(lines)} nets drawn, {len(nets)} sick; of {beyond} no configuration is known that learns.",
+    ]
+    missed = [line for line in treatable if not cured(line, "first")]
+    if missed:
+        rows += ["", "| not cured | untreated | best known | first choice | healthy | score |"]
+        rows.append("|---|---|---|---|---|---|")
+    for line in missed:
+        net = " ".join(str(value) for value in line["net"].values())
+        first = line["first"] or {"treatment": "none", "healthy": "", "score": 0.0}
+        rows.append(
+            f"| {line['index']}: {net} | {line['untreated']:.2f} | {_best(line):.2f} "
+            f"| {first['treatment']} | {first['healthy']} | {first['score']:.2f} |"
+        )
+    return "\n".join(rows)
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    """The lines that are there; a torn last one is left out."""
+    texts = path.read_text("utf-8").splitlines() if path.exists() else []
+    return [json.loads(text) for text in texts if text.endswith("}")]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--cases", type=click.IntRange(min=1), default=120, show_default=True, help="Nets drawn."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--budget",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Steps of each trial.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("treatments.jsonl"),
+    show_default=True,
+    metavar="FILE",
+    help="Results, one line of JSON each; nets that are there are skipped.",
+)
+@click.option("--summary", "summarise", is_flag=True, help="Run nothing, print what is there.")
+def main(cases: int, seed: int, budget: int, output: Path, *, summarise: bool) -> None:
+    """Treat sick nets with the first choice of prescribe, and say how many it cures.
+
+    Interrupt at any time: finished nets are kept, and the same command goes on from there.
+    """
+    torch.set_num_threads(1)
+    done = {(line["index"], line["seed"]) for line in load(output)}
+    todo = [case for case in sick.cases(cases) if (case.index, seed) not in done]
+    columns = (TextColumn("nets"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            for case in bar.track(() if summarise else todo):
+                append_line(output, examine(case, seed, budget))
+    except KeyboardInterrupt:
+        click.echo("interrupted; the same command goes on from here", err=True)
+        sys.exit(_INTERRUPTED)
+    click.echo(summary([line for line in load(output) if line["seed"] == seed]))
+
+
+if __name__ == "__main__":
+    main()
