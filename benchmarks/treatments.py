@@ -108,11 +108,6 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
     rows.append("|---|---|---|---|---|---|")
     for kind in (*sorted({line["net"]["kind"] for line in treatable}), "all"):
         these = [line for line in treatable if kind in {"all", line["net"]["kind"]}]
-        near = [
-            x
-            for x in these
-            if x["first"] and cured({**x, "first": {**x["first"], "healthy": True}}, "first")
-        ]
         counts = [
             sum(cured(line, "first") for line in these),
             sum(bool(line["first"] and line["first"]["healthy"]) for line in these),
@@ -122,10 +117,8 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
         shares = " | ".join(f"{count} ({count / len(these):.2f})" for count in counts)
         rows.append(f"| {kind} | {len(these)} | {shares} |")
     beyond = len(nets) - len(treatable)
-    rows += [
-        "",
-        f"{len(lines)} nets drawn, {len(nets)} sick; of {beyond} no configuration is known that learns.",
-    ]
+    known = f"of {beyond} no configuration is known that learns"
+    rows += ["", f"{len(lines)} nets drawn, {len(nets)} sick; {known}."]
     missed = [line for line in treatable if not cured(line, "first")]
     if missed:
         rows += ["", "| not cured | untreated | best known | first choice | healthy | score |"]

@@ -19,7 +19,7 @@ _PAIRS = (
     ("skip_connection", "normalization"),
     ("skip_connection", "activation"),
     ("weight_scale", "gradient_clipping"),
-    ("layerwise_training", "optimizer"),
+    ("optimizer", "layerwise_training"),
     ("gradient_normalization", "optimizer"),
 )
 """Pairs whose parts do not undo each other, in the order in which they are applied: one of them

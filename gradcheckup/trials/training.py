@@ -78,7 +78,7 @@ def train(
 
 def _stages(treated: Treated, budget: int) -> Iterator[tuple[Optimizer, int, bool]]:
     """Optimizer and steps of each stage of training; half of the budget is for the last one."""
-    plan: Any = getattr(treated, "plan", None)
+    plan = treated.plan
     if plan is None:
         assert treated.optimizer is not None  # noqa: S101 - trials always have one
         yield treated.optimizer, budget, True
