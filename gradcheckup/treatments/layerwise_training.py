@@ -17,11 +17,8 @@ from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 
 def _apply(patient: Patient, _: str, options: Mapping[str, float]) -> Effect:
-    width = options["layers_per_stage"]
-    if width < 1 or width != int(width):
-        raise TreatmentError(f"expected layers_per_stage to be a whole number above 0, got {width}")
     output = _output(patient.anatomy)
-    groups = _groups(patient.anatomy, int(width))
+    groups = _groups(patient.anatomy, int(options["layers_per_stage"]))
     stages = _stages(patient, output, groups)
     names = [", ".join(layer.name for layer in group) for group in groups[:-1]]
     return Effect(

@@ -453,8 +453,6 @@ class SideBySide(nn.Module):
             {},
             "expected at least 3 hidden layers to train one after the other, got 2",
         ),
-        (Mlp(), {"layers_per_stage": 0}, "whole number above 0, got 0"),
-        (Mlp(), {"layers_per_stage": 1.5}, "whole number above 0, got 1.5"),
         (Mlp(), {"layers_per_stage": 5}, "no place behind 5 of the 5 hidden layers"),
         (Unrolled(), {}, "cells.0 is called 4 times"),
         (TwoHeads(), {}, "one output layer behind all others, got one, other"),

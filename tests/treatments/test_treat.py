@@ -356,6 +356,7 @@ def rejected(error: type[Exception], said: str, call: Callable[[], Any]) -> None
         ("weight_scale:normal", {"std": float("nan")}, "above 0, got nan"),
         ("weight_scale:normal", {"std": float("inf")}, "above 0, got inf"),
         ("optimizer", {"lr": 0}, "expected lr to be a number above 0, got 0"),
+        ("layerwise_training", {"layers_per_stage": 1.5}, "whole number above 0, got 1.5"),
         ("gradient_clipping", {"max_norm": 0}, "expected max_norm to be a number above 0, got 0"),
         ("gradient_clipping", {"clip_value": 1}, "is an option of gradient_clipping:value"),
     ],
