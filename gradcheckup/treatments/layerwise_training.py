@@ -17,8 +17,9 @@ from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 
 def _apply(patient: Patient, _: str, options: Mapping[str, float]) -> Effect:
+    width = int(options["layers_per_stage"])
     output = _output(patient.anatomy)
-    groups = _groups(patient.anatomy, int(options["layers_per_stage"]))
+    groups = _groups(patient.anatomy, width)
     stages = _stages(patient, output, groups)
     names = [", ".join(layer.name for layer in group) for group in groups[:-1]]
     return Effect(
@@ -29,7 +30,7 @@ def _apply(patient: Patient, _: str, options: Mapping[str, float]) -> Effect:
             ),
             Change(f"stage {len(names)} trains everything"),
         ),
-        snippet=_SNIPPET.format(width=int(width), names="; ".join([*names, "everything"])),
+        snippet=_SNIPPET.format(width=width, names="; ".join([*names, "everything"])),
         stages=stages,
     )
 
