@@ -148,7 +148,7 @@ class _Clinic:
         each = self.course.budget * len(self.seeds)
         progress = _Progress(on_trial, total=each * (len(texts) + 2))
         clinic = replace(self, course=replace(self.course, on_step=progress.step))
-        first_loss, _ = measure(self.treat((), self.seeds[0]).model, self.course)
+        first = measure(self.treat((), self.seeds[0]).model, self.course, self.seeds[0])
         progress.start("doing nothing", 0)
         nothing = clinic.trial("do nothing", ())
         trials: list[Trial] = []
@@ -169,7 +169,7 @@ class _Clinic:
             refused=tuple(refused),
             budget=course.budget,
             held_out=0 if course.held_out is course.training else len(course.held_out),
-            first_loss=first_loss,
+            first_loss=first.loss,
         )
 
     def treat(self, doses: Sequence[Dose], seed: int) -> Treated:

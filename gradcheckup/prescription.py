@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from gradcheckup.report import Report
 
 _SAME_ACCURACY = 0.02
 _SAME_LOSS = 0.05
+_ERRORS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +23,13 @@ class Outcome:
         loss: On the batches that were set aside (on the training batches where there are fewer
             than five); NaN or infinite where training broke.
         accuracy: Share of right classes on them; None where it is no classification.
+        samples: How many classes were asked for; 0 where it is no classification.
     """
 
     seed: int
     loss: float
     accuracy: float | None = None
+    samples: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +66,33 @@ class Trial:
         return sum(found) / len(found) if found else None
 
     def beats(self, other: Trial) -> bool:
-        """Whether it ended better by more than chance gives: .02 of accuracy, 5% of loss."""
+        """Whether it ended better by more than chance gives.
+
+        By .02 of accuracy and three standard errors of the difference, of which a dozen trials
+        exceed hardly one by chance; where accuracies are closer than that, by 5% of the loss.
+        """
         if self.accuracy is not None and other.accuracy is not None:
             gained = self.accuracy - other.accuracy
-            if abs(gained) > _SAME_ACCURACY:
+            if abs(gained) > max(_SAME_ACCURACY, _ERRORS * _standard_error(self, other)):
                 return gained > 0
-        if not self.loss < float("inf"):
+        if not self.loss < math.inf:
             return False
-        return not other.loss < float("inf") or self.loss < other.loss * (1 - _SAME_LOSS)
+        return not other.loss < math.inf or self.loss < other.loss * (1 - _SAME_LOSS)
+
+    def is_as_good_as(self, other: Trial) -> bool:
+        """Whether it ended within .02 of another one's accuracy, or 5% of its loss."""
+        if self.accuracy is not None and other.accuracy is not None:
+            return self.accuracy >= other.accuracy - _SAME_ACCURACY
+        return self.loss <= other.loss * (1 + _SAME_LOSS)
+
+
+def _standard_error(one: Trial, other: Trial) -> float:
+    """Of the difference of two accuracies, by the binomial distribution."""
+    variance = 0.0
+    for trial in (one, other):
+        share, count = trial.accuracy or 0.0, sum(each.samples for each in trial.outcomes)
+        variance += share * (1 - share) / count if count else 0.0
+    return math.sqrt(variance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +155,7 @@ def ranked(trials: list[Trial], nothing: Trial) -> tuple[Trial, ...]:
         # The simplest of those that are as good as the first of their group.
         if index and _group(trial, nothing) == _group(order[0], nothing):
             simpler = trial.treatment.count("+") < order[0].treatment.count("+")
-            if simpler and not order[0].beats(trial):
+            if simpler and trial.is_as_good_as(order[0]):
                 return (trial, *order[:index], *order[index + 1 :])
     return tuple(order)
 
@@ -145,5 +168,5 @@ def _group(trial: Trial, nothing: Trial) -> tuple[int]:
 
 
 def _outcome(trial: Trial) -> tuple[float, float]:
-    loss = min(float("inf"), trial.loss)
+    loss = min(math.inf, trial.loss)
     return -(trial.accuracy or 0.0), loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -72,8 +72,8 @@ def train(
             if last:
                 at_start(optimizer)
             finite = finite and _train(model, optimizer, course, steps)
-        loss, accuracy = measure(model, course)
-    return Outcome(seed=seed, loss=loss if finite else math.inf, accuracy=accuracy)
+        outcome = measure(model, course, seed)
+    return outcome if finite else replace(outcome, loss=math.inf)
 
 
 def _stages(treated: Treated, budget: int) -> Iterator[tuple[Optimizer, int, bool]]:
@@ -110,8 +110,8 @@ def _train(model: nn.Module, optimizer: Optimizer, course: Course, steps: int) -
     return True
 
 
-def measure(model: nn.Module, course: Course) -> tuple[float, float | None]:
-    """Mean loss and share of right classes in eval mode; the model's modes are as before."""
+def measure(model: nn.Module, course: Course, seed: int) -> Outcome:
+    """How good a model is in eval mode; its modes are as before."""
     modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
     model.eval()
@@ -121,14 +121,19 @@ def measure(model: nn.Module, course: Course) -> tuple[float, float | None]:
         for given in course.held_out:
             batch = batches.copied(given, device)
             losses.append(float(course.objective.loss(model, batch).detach()))
-            hits = _hits(model, batches.copied(given, device), course.objective)
-            if hits is not None:
-                right.append(hits)
+            found = _hits(model, batches.copied(given, device), course.objective)
+            if found is not None:
+                right.append(found)
     finally:
         for module, training in modes:
             module.training = training
-    accuracy = float(torch.cat(right).float().mean()) if right else None
-    return sum(losses) / len(losses), accuracy
+    hits = torch.cat(right) if right else None
+    return Outcome(
+        seed=seed,
+        loss=sum(losses) / len(losses),
+        accuracy=None if hits is None else float(hits.float().mean()),
+        samples=0 if hits is None else len(hits),
+    )
 
 
 def _hits(model: nn.Module, batch: Any, objective: Objective) -> Tensor | None:
