@@ -18,6 +18,7 @@ from gradcheckup.checkup import diagnose
 from gradcheckup.errors import TreatmentError, UsageError
 from gradcheckup.prescription import Outcome, Prescription, Trial, ranked
 from gradcheckup.probe import batches
+from gradcheckup.probe.arguments import check_arguments
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
 from gradcheckup.probe.safekeeping import random_state
 from gradcheckup.probe.subject import OptimizerSource
@@ -34,7 +35,7 @@ OnTrial = Callable[[str, int, int], None]
 """Called with what is being tried, the number of finished steps, and of all steps."""
 
 _MOST_BYTES = 2**29
-"""What the batches of the trials may hold together."""
+"""Batches are taken until they hold this much together."""
 
 _MOST_BATCHES = 1000
 _TIMED_STEPS = 5
@@ -93,10 +94,14 @@ def prescribe(
         UsageError: An argument makes no sense.
         DataError, ModelError, LossError: As `diagnose`.
     """
+    check_arguments(model=model, criterion=criterion, compute_loss=compute_loss, seed=seed)
     asked = _asked(treatments)
     _check(budget, seeds)
+    with random_state(seed):
+        taken, notes = batches.take(data, _needed(budget), _MOST_BYTES)
     examine = partial(
         diagnose,
+        data=taken,
         criterion=criterion,
         compute_loss=compute_loss,
         steps=steps,
@@ -105,15 +110,14 @@ def prescribe(
         select=select,
         ignore=ignore,
         subject=subject,
-        assumptions=tuple(assumptions),
+        assumptions=(*assumptions, *notes),
     )
-    before = examine(model, data, optimizer=optimizer)
+    before = examine(model, optimizer=optimizer)
     texts = candidates(before) if asked is None else asked
     if not texts:
         return Prescription(before=before)
     loss = copy.deepcopy(criterion) if isinstance(criterion, nn.Module) else criterion
-    with random_state(seed):
-        training, held_out = divided(_taken(data, budget))
+    training, held_out = divided(taken)
     clinic = _Clinic(
         model=model,
         source=optimizer or default,
@@ -123,7 +127,7 @@ def prescribe(
             held_out=held_out,
             budget=budget if isinstance(budget, int) else _TIMED_STEPS,
         ),
-        probe=lambda treated, optimizer: examine(treated, data, optimizer=optimizer),
+        probe=lambda treated, optimizer: examine(treated, optimizer=optimizer),
         before=before,
         seeds=tuple(range(seed, seed + seeds)),
     )
@@ -294,12 +298,7 @@ def _seconds(text: str) -> float:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def _taken(data: Any, budget: int | str) -> Sequence[Any]:
-    """Batches for the trials: no more than they use, and than fit into half a gigabyte."""
-    first, _ = batches.take(data, 1)
-    size = sum(each.numel() * each.element_size() for each in batches.leaves(first[0]))
-    wanted = budget if isinstance(budget, int) else _MOST_BATCHES
-    # A fifth of them is set aside.
-    count = min(wanted + wanted // 4 + 1, _MOST_BATCHES, max(8, _MOST_BYTES // max(size, 1)))
-    taken, _ = batches.take(data, count)
-    return taken
+def _needed(budget: int | str) -> int:
+    """How many batches the trials can use; a fifth of them is set aside."""
+    steps = budget if isinstance(budget, int) else _MOST_BATCHES
+    return min(steps + steps // 4 + 1, _MOST_BATCHES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -20,11 +21,22 @@ TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 """Keys under which a mapping carries its targets."""
 
 
-def take(data: Any, count: int) -> tuple[list[Any], tuple[str, ...]]:
+class Taken(tuple[Any, ...]):
+    """Batches, to be taken again: a plain tuple of tensors would be one batch."""
+
+    __slots__ = ()
+
+
+def take(data: Any, count: int, most_bytes: float = math.inf) -> tuple[Taken, tuple[str, ...]]:
     """Up to `count` batches, and what had to be assumed to get them.
 
     A tensor, a mapping, a tuple or a list that starts with a tensor is one batch; a Dataset is
-    loaded in batches of 32; everything else is iterated.
+    loaded in batches of 32; everything else is iterated, once.
+
+    Args:
+        data: What the user calls data, or batches that were taken already.
+        count: The most to take.
+        most_bytes: Stop when the tensors hold this much, however many batches that are.
 
     Raises:
         DataError: There is no batch, or one holds NaN or Inf.
@@ -42,7 +54,7 @@ def take(data: Any, count: int) -> tuple[list[Any], tuple[str, ...]]:
                 "expected a batch (inputs, targets) or an iterable of batches, got "
                 f"{type(data).__name__}"
             )
-        batches = _iterated(data, count)
+        batches = _iterated(data, count, most_bytes)
         if not batches:
             raise DataError(
                 f"expected at least one batch, but the {type(data).__name__} is empty: check "
@@ -51,10 +63,12 @@ def take(data: Any, count: int) -> tuple[list[Any], tuple[str, ...]]:
     for index, batch in enumerate(batches):
         _check_tensors(batch, index)
         _check_finite(batch, index)
-    return batches, notes
+    return Taken(batches), notes
 
 
 def _is_batch(data: Any) -> bool:
+    if isinstance(data, Taken):
+        return False
     if isinstance(data, (Tensor, Mapping)):
         return True
     if isinstance(data, tuple):
@@ -62,11 +76,16 @@ def _is_batch(data: Any) -> bool:
     return isinstance(data, list) and len(data) > 0 and isinstance(data[0], Tensor)
 
 
-def _iterated(data: Iterable[Any], count: int) -> list[Any]:
+def _iterated(data: Iterable[Any], count: int, most_bytes: float) -> list[Any]:
     batches: list[Any] = []
+    held = 0
     with _generators_kept(data):
         try:
-            batches.extend(islice(iter(data), count))
+            for batch in islice(iter(data), count):
+                batches.append(batch)
+                held += sum(each.numel() * each.element_size() for each in leaves(batch))
+                if held >= most_bytes:
+                    break
         except Exception as error:
             raise DataError(
                 f"the data failed after {len(batches)} batches: {one_line(error)}",

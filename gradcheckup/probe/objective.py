@@ -60,6 +60,12 @@ class Objective:
         inputs, _ = batches.split(batch, model, keep_targets=self.criterion is None)
         return batches.call(model, inputs)
 
+    def scores(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
+        """What the loss is computed from, and the targets; not defined with `compute_loss`."""
+        _, targets = batches.split(batch, model, keep_targets=False)
+        found, _ = _main(self.outputs(model, batch))
+        return found, targets
+
     def _apply(self, criterion: Criterion, outputs: Any, targets: Any) -> Any:
         if targets is None:
             raise LossError(
@@ -104,22 +110,28 @@ class Objective:
         )
 
     def _main(self, outputs: Any) -> Any:
-        """The scores among several outputs."""
-        if isinstance(outputs, Tensor):
-            return outputs
-        for name in ("logits", "out"):
-            value = outputs.get(name) if isinstance(outputs, Mapping) else None
-            value = getattr(outputs, name, None) if value is None else value
-            if isinstance(value, Tensor):
-                self._assume(f"the loss is computed from the output's {name!r}")
-                return value
-        first = next(batches.leaves(outputs), None)
-        if first is not None:
-            self._assume(f"the loss is computed from the first tensor of the {_kind(outputs)}")
-        return outputs if first is None else first
+        found, where = _main(outputs)
+        if where:
+            self._assume(f"the loss is computed from {where}")
+        return found
 
     def _assume(self, line: str) -> None:
         self.assumptions[line] = None
+
+
+def _main(outputs: Any) -> tuple[Any, str]:
+    """The scores among several outputs, and where they were found; "" where there is but one."""
+    if isinstance(outputs, Tensor):
+        return outputs, ""
+    for name in ("logits", "out"):
+        value = outputs.get(name) if isinstance(outputs, Mapping) else None
+        value = getattr(outputs, name, None) if value is None else value
+        if isinstance(value, Tensor):
+            return value, f"the output's {name!r}"
+    first = next(batches.leaves(outputs), None)
+    if first is None:
+        return outputs, ""
+    return first, f"the first tensor of the {_kind(outputs)}"
 
 
 def _own_loss(outputs: Any) -> Any:

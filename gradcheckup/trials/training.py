@@ -140,10 +140,9 @@ def _hits(model: nn.Module, batch: Any, objective: Objective) -> Tensor | None:
     """Which samples got the right class; None where it is no classification."""
     if objective.compute_loss is not None:
         return None
-    _, targets = batches.split(batch, model, keep_targets=False)
     with torch.no_grad():
-        outputs = next(batches.leaves(_scores(objective.outputs(model, batch))), None)
-    if outputs is None or not isinstance(targets, Tensor) or not targets.numel():
+        outputs, targets = objective.scores(model, batch)
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or not targets.numel():
         return None
     if not targets.is_floating_point() and outputs.ndim == targets.ndim + 1:
         classes_last = outputs.shape[:-1] == targets.shape
@@ -155,10 +154,6 @@ def _hits(model: nn.Module, batch: Any, objective: Objective) -> Tensor | None:
         found = outputs.reshape(targets.shape) > (0.5 if given else 0.0)
         return (found == targets.bool()).flatten()
     return None
-
-
-def _scores(outputs: Any) -> Any:
-    return getattr(outputs, "logits", outputs)
 
 
 def _is_binary(criterion: Any) -> bool:
