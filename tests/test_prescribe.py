@@ -179,9 +179,10 @@ def test_nothing_helps_against_targets_that_have_nothing_to_do_with_the_inputs()
         (torch.randn(64, 64, generator=generator), torch.randint(10, (64,), generator=generator))
         for _ in range(12)
     ]
-    made = gradcheckup.prescribe(sick(), data, CROSS_ENTROPY, budget=30)
+    treatments = ["weight_scale", "normalization", "activation", "optimizer"]
+    made = gradcheckup.prescribe(sick(), data, CROSS_ENTROPY, treatments=treatments, budget=30)
     assert not made.before.healthy
-    assert len(made.trials) > 3
+    assert len(made.trials) == 4
     assert made.best is None
     assert "Nothing that was tried helps." in str(made)
 
