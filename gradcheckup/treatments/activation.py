@@ -109,8 +109,9 @@ def _inside(name: str, owner: str) -> bool:
 
 def _advice(model: nn.Module, sites: list[ActivationSite], variant: str) -> Iterator[str]:
     """What to change in the source where functions are called."""
-    for owner, kind in dict.fromkeys((site.owner, site.kind) for site in sites if site.functional):
-        where = type(model.get_submodule(owner)).__name__
+    functions = [site for site in sites if site.functional]
+    places = ((type(model.get_submodule(site.owner)).__name__, site.kind) for site in functions)
+    for where, kind in dict.fromkeys(places):
         yield f"# in {where}.forward: F.{variant}(...) in place of {kind}"
 
 

@@ -114,6 +114,7 @@ def critical(
     """
     wanted = None if names is None else set(names)
     drawn = []
+    tied: set[Tensor] = set()
     for layer in anatomy.layers:
         module = mixing(model, layer)
         if module is None or layer.normalised or (wanted is not None and layer.name not in wanted):
@@ -121,14 +122,17 @@ def critical(
         kind = _activation_before(anatomy, layer)
         std = critical_gain(kind) / math.sqrt(fan_in(module))
         with torch.no_grad():
-            if layer.recurrent:
+            if module.weight in tied:  # what an earlier layer took back was for these values
+                std = float(module.weight.double().std())
+            elif layer.recurrent:
                 orthogonal(module.weight, critical_gain(kind))
             else:
                 module.weight.normal_(0, std)
             if module.bias is not None:
                 module.bias.copy_(-offset(kind) * module.weight.flatten(1).sum(1))
-        if not layer.sources and not layer.output:
+        if not layer.sources and not layer.output and module.weight not in tied:
             std *= standardize(module, run)
+        tied.add(module.weight)
         drawn.append(Drawn(layer.name, std, offset(kind)))
     return drawn
 
@@ -185,10 +189,12 @@ def unit_variance(model: nn.Module, anatomy: Anatomy, run: Callable[[], Any]) ->
     on a batch, until that is 1.
     """
     drawn = []
+    tied: set[Tensor] = set()
     for layer in anatomy.layers:
         module = mixing(model, layer)
-        if module is None or layer.normalised or layer.output:
+        if module is None or layer.normalised or layer.output or module.weight in tied:
             continue
+        tied.add(module.weight)
         with torch.no_grad():
             orthogonal(module.weight)
             if module.bias is not None:
@@ -207,6 +213,9 @@ def unit_variance(model: nn.Module, anatomy: Anatomy, run: Callable[[], Any]) ->
 def code(model: nn.Module, drawn: list[Drawn]) -> str:
     """The same for the user's own code, less what the first layer got from the batch."""
     shifted = any(each.offset for each in drawn)
+    first = {model.get_submodule(each.name).weight: each for each in reversed(drawn)}
+    again = [each for each in drawn if each not in first.values()]
+    drawn = [each for each in drawn if each not in again]
     biased = all(model.get_submodule(each.name).bias is not None for each in drawn)
     values = [f"{each.std:.3g}" + (f", {each.offset:.3g}" if shifted else "") for each in drawn]
     rows = "".join(
@@ -223,4 +232,12 @@ def code(model: nn.Module, drawn: list[Drawn]) -> str:
         lines.append(f"{indent}layer.bias.data = -offset * layer.weight.data.flatten(1).sum(1)")
     else:
         lines.append(f"{indent}nn.init.zeros_(layer.bias)")
+    for each in again:  # their weights are tied to others
+        layer = reference(model, each.name)
+        if each.offset and model.get_submodule(each.name).bias is not None:
+            lines.append(
+                f"{layer}.bias.data = -{each.offset:.3g} * {layer}.weight.data.flatten(1).sum(1)"
+            )
+        elif model.get_submodule(each.name).bias is not None:
+            lines.append(f"nn.init.zeros_({layer}.bias)")
     return "\n".join(lines)

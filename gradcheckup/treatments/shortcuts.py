@@ -25,31 +25,36 @@ class Residual(nn.Sequential):
 
 
 class Memory:
-    """Holds the input of a layer until the end of a shortcut takes it."""
+    """Holds the input of a layer until the last shortcut has taken it.
 
-    def __init__(self) -> None:
+    No longer: it would keep the graph of a whole forward pass alive.
+    """
+
+    def __init__(self, takers: int = 1) -> None:
+        """Serves this many shortcuts in each forward pass."""
+        self.takers = takers
+        self._left = 0
         self._held: Tensor | None = None
 
     def put(self, value: Tensor) -> None:
         """Remembers a value, in place of an older one."""
-        self._held = value
+        self._held, self._left = value, self.takers
 
     def take(self) -> Tensor | None:
-        """The value, which is then forgotten."""
-        held, self._held = self._held, None
+        """The value, which is forgotten when the last one has taken it."""
+        held = self._held
+        self._left -= 1
+        if self._left <= 0:
+            self._held = None
         return held
 
-    def look(self) -> Tensor | None:
-        """The value, which is kept."""
-        return self._held
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Memory:
-        twin = Memory()
+        twin = Memory(self.takers)
         memo[id(self)] = twin
         return twin
 
-    def __reduce__(self) -> tuple[type[Memory], tuple[()]]:
-        return Memory, ()
+    def __reduce__(self) -> tuple[type[Memory], tuple[int]]:
+        return Memory, (self.takers,)
 
 
 class Remember:
@@ -87,7 +92,7 @@ class Concatenate:
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments to call the layer with."""
-        held = [memory.look() for memory in self.memories]
+        held = [memory.take() for memory in self.memories]
         earlier = [value for value in held if value is not None]
         return (torch.cat([args[0], *earlier], self.dim), *args[1:])
 

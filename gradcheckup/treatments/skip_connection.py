@@ -16,6 +16,8 @@ from gradcheckup.treatments.shortcuts import Concatenate, Memory, Remember, Resi
 from gradcheckup.treatments.surgery import reference, replace_module
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
 _RESIDUAL = """class Residual(nn.Sequential):
     def forward(self, x):
         result = x
@@ -80,14 +82,15 @@ def _residual(
     model = patient.model
     blocks: dict[str, list[str]] = {}
     bypassed: list[str] = []
-    in_forward: list[str] = []
+    in_forward: dict[str, list[str]] = {}
     for first, behind, layers in stretches:
         keys = _in_sequence(model, first.name, behind.name)
         bypassed += [layer.name for layer in layers]
         if keys:
             blocks[first.name] = keys
         else:
-            in_forward.append(_line(model, layers))
+            owner, line = _line(model, layers)
+            in_forward.setdefault(owner, []).append(line)
             add_around(model.get_submodule(first.name), model.get_submodule(behind.name))
     snippet = [_RESIDUAL] if blocks else []
     for name, keys in blocks.items():
@@ -100,12 +103,8 @@ def _residual(
         for each in names[1:]:
             replace_module(model, each, nn.Identity())
         replace_module(model, names[0], Residual(*modules))
-    if in_forward:
-        where = type(model).__name__
-        snippet += [
-            f"# in {where}.forward, add what these are given to what comes out:",
-            *in_forward,
-        ]
+    for owner, lines in in_forward.items():
+        snippet += [f"# {owner}, add what these are given to what comes out:", *lines]
     change = Change("skip connections around", tuple(bypassed))
     return Effect(changes=(change,), snippet="\n".join(snippet))
 
@@ -114,12 +113,32 @@ def _in_sequence(model: nn.Module, first: str, behind: str) -> list[str]:
     """Keys of the modules from one layer up to another, where one Sequential runs both."""
     (parent, _, start), (other, _, end) = first.rpartition("."), behind.rpartition(".")
     holder = model.get_submodule(parent)
-    if parent != other or type(holder) is not nn.Sequential:
+    if type(holder) is not nn.Sequential or not first:
         return []
     keys = list(holder._modules)  # noqa: SLF001 - named_children leaves repeated modules out
-    found = keys[keys.index(start) : keys.index(end)]
+    if parent == other:
+        found = keys[keys.index(start) : keys.index(end)]
+    elif parent and _is_run_next(model, parent, behind):
+        found = keys[keys.index(start) :]
+    else:
+        return []
     once = len({id(holder._modules[key]) for key in keys}) == len(keys)  # noqa: SLF001 - as above
     return found if once else []
+
+
+def _is_run_next(model: nn.Module, name: str, layer: str) -> bool:
+    """Whether plain Sequentials hand what a module returns to a layer, and to nothing else."""
+    parent, _, key = name.rpartition(".")
+    holder = model.get_submodule(parent)
+    if not name or type(holder) is not nn.Sequential:
+        return False
+    keys = list(holder._modules)  # noqa: SLF001 - as above
+    if key == keys[-1]:
+        return _is_run_next(model, parent, layer)
+    following = f"{parent}.{keys[keys.index(key) + 1]}".strip(".")
+    while type(model.get_submodule(following)) is nn.Sequential and following != layer:
+        following += "." + next(iter(model.get_submodule(following)._modules), "")  # noqa: SLF001
+    return following == layer
 
 
 def _siblings(name: str, keys: list[str]) -> Iterator[str]:
@@ -127,27 +146,52 @@ def _siblings(name: str, keys: list[str]) -> Iterator[str]:
     yield from (f"{parent}.{key}" if parent else key for key in keys)
 
 
-def _line(model: nn.Module, layers: list[WeightLayer]) -> str:
-    """`x = x + sigmoid(self.layer2(x))` as a comment."""
+def _line(model: nn.Module, layers: list[WeightLayer]) -> tuple[str, str]:
+    """Where the layers are called, and `x = x + sigmoid(self.layer2(x))` as a comment."""
+    owner = _caller(model, [layer.name for layer in layers])
     inner = "x"
     for layer in layers:
-        inner = f"{reference(model, layer.name).replace('model', 'self', 1)}({inner})"
+        inner = f"{_seen_from(model, owner, layer)}({inner})"
         for kind in layer.activations:
             inner = f"{kind}({inner})"
-    return f"#   x = x + {inner}"
+    return _forward_of(model, owner), f"#   x = x + {inner}"
+
+
+def _caller(model: nn.Module, names: list[str]) -> str:
+    """Name of the module inside which all these are, and which has a forward of its own."""
+    owner = names[0].rpartition(".")[0]
+    while owner and (
+        isinstance(model.get_submodule(owner), _CONTAINERS)
+        or not all(name.startswith(f"{owner}.") for name in names)
+    ):
+        owner = owner.rpartition(".")[0]
+    return owner
+
+
+def _forward_of(model: nn.Module, owner: str) -> str:
+    kind = type(model.get_submodule(owner))
+    if kind is nn.Sequential:
+        return "in a forward of your own in place of nn.Sequential"
+    return f"in {kind.__name__}.forward"
+
+
+def _seen_from(model: nn.Module, owner: str, layer: WeightLayer) -> str:
+    inside = model.get_submodule(owner)
+    name = layer.name.removeprefix(f"{owner}.") if owner else layer.name
+    return reference(inside, name).replace("model", "self", 1)
 
 
 def _dense(patient: Patient, chains: list[list[WeightLayer]], block: int) -> Effect:
     """Each layer of a block is given the inputs of all earlier ones of the block as well."""
     model = patient.model
     widened: list[str] = []
-    lines: list[str] = []
+    lines: dict[str, list[str]] = {}
     for chain in chains:
         for start in range(0, len(chain) - 1, block):
             layers = [layer for layer in chain[start : start + block + 1] if _wide(model, layer)]
             memories: list[tuple[WeightLayer, Memory]] = []
             for earlier, layer in pairwise(layers):
-                memory = Memory()
+                memory = Memory(takers=0)
                 model.get_submodule(earlier.name).register_forward_pre_hook(
                     Remember(memory), prepend=True
                 )
@@ -155,16 +199,22 @@ def _dense(patient: Patient, chains: list[list[WeightLayer]], block: int) -> Eff
                 fitting = [held for held in memories if _beside(model, held[0], layer)]
                 if not fitting:
                     continue
-                lines.append(_dense_line(model, layer, [held for held, _ in fitting]))
+                owner, line = _dense_line(model, layer, [held for held, _ in fitting])
+                lines.setdefault(owner, []).append(line)
                 _widen(model, layer, fitting)
                 widened.append(layer.name)
     if not widened:
         raise TreatmentError("no two layers in a row are given feature maps of the same size")
-    head = [
-        f"# in {type(model).__name__}.forward, where x0, x1 ... are the inputs of earlier layers:"
-    ]
     change = Change("inputs of earlier layers beside the own one in", tuple(widened))
-    return Effect(changes=(change,), snippet="\n".join(head + lines))
+    snippet = [
+        line
+        for owner, calls in lines.items()
+        for line in (
+            f"# {owner}, where x0, x1 ... are the inputs of earlier layers:",
+            *calls,
+        )
+    ]
+    return Effect(changes=(change,), snippet="\n".join(snippet))
 
 
 def _wide(model: nn.Module, layer: WeightLayer) -> bool:
@@ -206,15 +256,22 @@ def _widen(model: nn.Module, layer: WeightLayer, earlier: list[tuple[WeightLayer
         module.in_features += extra
     elif isinstance(module, _ConvNd):
         module.in_channels += extra
-    module.register_forward_pre_hook(Concatenate([memory for _, memory in earlier], dim))
+    memories = [memory for _, memory in earlier]
+    for memory in memories:
+        memory.takers += 1
+    module.register_forward_pre_hook(Concatenate(memories, dim))
 
 
-def _dense_line(model: nn.Module, layer: WeightLayer, earlier: list[WeightLayer]) -> str:
-    name = reference(model, layer.name).replace("model", "self", 1)
+def _dense_line(
+    model: nn.Module, layer: WeightLayer, earlier: list[WeightLayer]
+) -> tuple[str, str]:
+    owner = _caller(model, [each.name for each in (*earlier, layer)])
+    name = _seen_from(model, owner, layer)
     dim = _dim(model, layer)
     total = layer.given[dim] + sum(each.given[dim] for each in earlier)
     given = ", ".join(f"x{index}" for index in range(len(earlier)))
-    return f"#   {name}(torch.cat([x, {given}], {dim}))   # and make it with {total} inputs"
+    line = f"#   {name}(torch.cat([x, {given}], {dim}))   # and make it with {total} inputs"
+    return _forward_of(model, owner), line
 
 
 def _why_not(anatomy: Anatomy) -> str:
