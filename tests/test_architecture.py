@@ -179,7 +179,7 @@ def test_hooks_are_registered_in_few_places() -> None:
     }
     measuring = {"effect.py", "hooks.py", "response.py", "tap.py"}
     # These are parts of a treated model, which the user trains on.
-    treating = {"equalizing.py", "shortcuts.py", "skip_connection.py", "stages.py"}
+    treating = {"equalizing.py", "shortcuts.py", "stages.py"}
     assert places == {
         *(f"capture/{name}" for name in measuring),
         *(f"treatments/{name}" for name in treating),

@@ -144,7 +144,7 @@ class Capture:
             stack.callback(self._detach)
             for name, module in self.names.items():
                 enter = module.register_forward_pre_hook(partial(self._enter, name))
-                leave = module.register_forward_hook(partial(self._leave, name))
+                leave = module.register_forward_hook(partial(self._leave, name), with_kwargs=True)
                 self._handles += (enter, leave)
                 if isinstance(module, nn.RNNBase):
                     self._handles.append(
@@ -254,7 +254,14 @@ class Capture:
         self._passages[id(module)] = passage
         return ((given, *args[1:]), kwargs) if args else (args, {**kwargs, "input": given})
 
-    def _leave(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _leave(
+        self,
+        name: str,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+    ) -> None:
         if _transformed():
             return
         while self.running and self.running.pop()[0] != name:
@@ -263,14 +270,14 @@ class Capture:
         if name in self._owners:
             values = list(floating_tensors(output))
             if not _in_backward():
-                self.ran.append((name, _shape(args)))
+                self.ran.append((name, _shape(args, kwargs)))
             if values:
                 inside = f"{name}." if module is not self.model else ""
                 holds = any(each != name and each.startswith(inside) for each, _ in self.ran)
                 role = layers.role(module, holds_layers=holds)
                 event = self._record(name, layers.kind(module), role, False, values)
                 if event:
-                    event.given = _shape(args)
+                    event.given = _shape(args, kwargs)
                     event.channels_first = layers.channels_first(module)
                     if name in self._entropies:
                         event.attention_entropy = self._entropies.pop(name)
@@ -436,8 +443,9 @@ def _identity(tensor: Tensor) -> int:
     return id(tensor if tensor._base is None else tensor._base)  # noqa: SLF001
 
 
-def _shape(args: tuple[Any, ...]) -> tuple[int, ...]:
-    return next((tuple(arg.shape) for arg in args if isinstance(arg, Tensor)), ())
+def _shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+    given = (*args, *kwargs.values())
+    return next((tuple(each.shape) for each in given if isinstance(each, Tensor)), ())
 
 
 def _transformed() -> bool:

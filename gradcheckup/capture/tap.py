@@ -27,7 +27,7 @@ def outputs_of(module: nn.Module, run: Callable[[], Any]) -> Tensor | None:
 
     def keep(_: nn.Module, __: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            seen.append(output.detach())
+            seen.append(output.detach().clone())  # an activation behind may work in place
 
     handle = module.register_forward_hook(keep)
     try:

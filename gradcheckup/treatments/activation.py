@@ -52,7 +52,7 @@ def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
         _to_relu(model.get_submodule(name))
         snippets.append(f'# make {name} with nonlinearity="relu"')
     after = examine(model, patient.loss)
-    drawn = critical(model, after, lambda: patient.loss(model))
+    drawn = critical(model, after, patient.run)
     for name in cells:
         recurrence.initialize(model.get_submodule(name), after.by_name[name])
         snippets.append(recurrence.code(model, after.by_name[name]))

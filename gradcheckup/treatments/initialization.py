@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,9 +93,15 @@ Mixing = nn.Linear | _ConvNd
 
 
 def mixing(model: nn.Module, layer: WeightLayer) -> Mixing | None:
-    """The linear layer or convolution of this name; None where it is something else."""
+    """The linear layer or convolution of this name; None where it is something else.
+
+    Nor is it one whose weight is computed from other parameters, as by `weight_norm`.
+    """
     module = model.get_submodule(layer.name)
-    return module if isinstance(module, (nn.Linear, _ConvNd)) else None
+    own = isinstance(module, (nn.Linear, _ConvNd)) and "weight" in dict(
+        module.named_parameters(recurse=False)
+    )
+    return module if own else None  # type: ignore[return-value]
 
 
 def critical(
@@ -120,7 +126,7 @@ def critical(
         if module is None or layer.normalised or (wanted is not None and layer.name not in wanted):
             continue
         kind = _activation_before(anatomy, layer)
-        std = critical_gain(kind) / math.sqrt(fan_in(module))
+        std = critical_gain(kind) / math.sqrt(fans(module)[0])
         with torch.no_grad():
             if module.weight in tied:  # what an earlier layer took back was for these values
                 std = float(module.weight.double().std())
@@ -129,7 +135,7 @@ def critical(
             else:
                 module.weight.normal_(0, std)
             if module.bias is not None:
-                module.bias.copy_(-offset(kind) * module.weight.flatten(1).sum(1))
+                module.bias.copy_(-offset(kind) * _sums(module))
         if not layer.sources and not layer.output and module.weight not in tied:
             std *= standardize(module, run)
         tied.add(module.weight)
@@ -147,11 +153,26 @@ def _activation_before(anatomy: Anatomy, layer: WeightLayer) -> str | None:
     return kinds[-1] if kinds else None
 
 
-def fan_in(module: Mixing) -> int:
-    """Inputs of one unit."""
+def fans(module: Mixing) -> tuple[int, int]:
+    """How many inputs a unit reads, and how many units read an input."""
     weight: Tensor = module.weight
-    transposed = isinstance(module, _ConvNd) and module.transposed
-    return (weight.shape[0] if transposed else weight.shape[1]) * weight[0, 0].numel()
+    first, second = weight.shape[:2]
+    taps = weight[0, 0].numel()
+    if not isinstance(module, _ConvNd):
+        return second, first
+    first //= module.groups  # the other dimension counts those of one group already
+    read, reading = (first, second) if module.transposed else (second, first)
+    return read * taps, reading * taps
+
+
+def _sums(module: Mixing) -> Tensor:
+    """The sum of the weights of each unit."""
+    weight: Tensor = module.weight.detach()
+    if isinstance(module, _ConvNd) and module.transposed:
+        groups = weight.chunk(module.groups)
+        # (inputs, outputs of a group, ...), the inputs of all groups after each other
+        return torch.cat([each.transpose(0, 1).flatten(1).sum(1) for each in groups])
+    return weight.flatten(1).sum(1)
 
 
 def orthogonal(weight: Tensor, gain: float = 1.0) -> None:
@@ -212,32 +233,42 @@ def unit_variance(model: nn.Module, anatomy: Anatomy, run: Callable[[], Any]) ->
 
 def code(model: nn.Module, drawn: list[Drawn]) -> str:
     """The same for the user's own code, less what the first layer got from the batch."""
-    shifted = any(each.offset for each in drawn)
     first = {model.get_submodule(each.name).weight: each for each in reversed(drawn)}
-    again = [each for each in drawn if each not in first.values()]
-    drawn = [each for each in drawn if each not in again]
-    biased = all(model.get_submodule(each.name).bias is not None for each in drawn)
-    values = [f"{each.std:.3g}" + (f", {each.offset:.3g}" if shifted else "") for each in drawn]
-    rows = "".join(
-        f"    ({reference(model, each.name)}, {value}),\n"
-        for each, value in zip(drawn, values, strict=True)
+    loops: dict[tuple[bool, bool], list[Drawn]] = {}
+    for each in drawn:
+        module = model.get_submodule(each.name)
+        tied = first[module.weight] is not each
+        if not tied or module.bias is not None:
+            turned = isinstance(module, _ConvNd) and module.transposed
+            loops.setdefault((tied, turned), []).append(each)
+    return "\n".join(
+        line for (tied, turned), each in loops.items() for line in _loop(model, each, tied, turned)
     )
-    lines = [
-        f"for layer, std{', offset' if shifted else ''} in (\n{rows}):",
-        "    nn.init.normal_(layer.weight, std=std)",
-        *([] if biased else ["    if layer.bias is not None:"]),
-    ]
-    indent = "    " if biased else "        "
-    if shifted:  # takes back what the activation in front hands on at 0
-        lines.append(f"{indent}layer.bias.data = -offset * layer.weight.data.flatten(1).sum(1)")
-    else:
-        lines.append(f"{indent}nn.init.zeros_(layer.bias)")
-    for each in again:  # their weights are tied to others
-        layer = reference(model, each.name)
-        if each.offset and model.get_submodule(each.name).bias is not None:
-            lines.append(
-                f"{layer}.bias.data = -{each.offset:.3g} * {layer}.weight.data.flatten(1).sum(1)"
-            )
-        elif model.get_submodule(each.name).bias is not None:
-            lines.append(f"nn.init.zeros_({layer}.bias)")
-    return "\n".join(lines)
+
+
+def _loop(model: nn.Module, drawn: list[Drawn], tied: bool, turned: bool) -> Iterator[str]:
+    """Lines that go through layers; weights that are tied to those of others are there already."""
+    shifted = any(each.offset for each in drawn)
+    biased = [model.get_submodule(each.name).bias is not None for each in drawn]
+    names = ["layer", *([] if tied else ["std"]), *(["offset"] if shifted else [])]
+    yield f"for {', '.join(names)} in ("
+    for each in drawn:
+        values = {"layer": reference(model, each.name), "std": f"{each.std:.3g}"}
+        values["offset"] = f"{each.offset:.3g}"
+        row = ", ".join(values[name] for name in names)
+        yield f"    ({row})," if len(names) > 1 else f"    {row},"
+    yield "):"
+    if not tied:
+        yield "    nn.init.normal_(layer.weight, std=std)"
+    if not any(biased):
+        return
+    if not all(biased):
+        yield "    if layer.bias is not None:"
+    indent = "    " if all(biased) else "        "
+    if not shifted:
+        yield f"{indent}nn.init.zeros_(layer.bias)"
+        return
+    # Takes back what the activation in front hands on at 0.
+    units = "unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(2).sum(2).flatten()"
+    taken = units if turned else "flatten(1).sum(1)"
+    yield f"{indent}layer.bias.data = -offset * layer.weight.data.{taken}"

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradcheckup.treatments.arguments import Call, first_tensor, with_first
+
 
 class Residual(nn.Sequential):
     """Modules one after the other, whose result is added to what they were given."""
@@ -30,15 +32,15 @@ class Memory:
     No longer: it would keep the graph of a whole forward pass alive.
     """
 
-    def __init__(self, takers: int = 1) -> None:
+    def __init__(self, takers: int = 0) -> None:
         """Serves this many shortcuts in each forward pass."""
         self.takers = takers
         self._left = 0
         self._held: Tensor | None = None
 
     def put(self, value: Tensor) -> None:
-        """Remembers a value, in place of an older one."""
-        self._held, self._left = value, self.takers
+        """Remembers a value, in place of an older one, where anything will take it."""
+        self._held, self._left = (value if self.takers else None), self.takers
 
     def take(self) -> Tensor | None:
         """The value, which is forgotten when the last one has taken it."""
@@ -58,14 +60,16 @@ class Memory:
 
 
 class Remember:
-    """A forward pre-hook that puts a layer's input into memories."""
+    """A forward pre-hook that puts a layer's input into a memory."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
 
-    def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> None:
-        """Remembers the first argument."""
-        self.memory.put(args[0])
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Remembers the first tensor."""
+        given = first_tensor(args, kwargs)
+        if given is not None:
+            self.memory.put(given)
 
 
 class Add:
@@ -74,31 +78,48 @@ class Add:
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
 
-    def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """The arguments to call the layer with."""
-        held = self.memory.take()
-        return None if held is None else (args[0] + held, *args[1:])
+        given, held = first_tensor(args, kwargs), self.memory.take()
+        if given is None or held is None:
+            return None
+        return with_first(args, kwargs, held + given)
 
 
 class Concatenate:
-    """A forward pre-hook that puts the inputs of earlier layers beside a layer's own.
-
-    Features lie in dimension 1 of convolutions, and in the last one of linear layers.
-    """
+    """A forward pre-hook that puts the inputs of earlier layers beside a layer's own."""
 
     def __init__(self, memories: list[Memory], dim: int) -> None:
+        """Features lie in dimension 1 of convolutions, and in the last one of linear layers."""
         self.memories = memories
         self.dim = dim
 
-    def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """The arguments to call the layer with."""
         held = [memory.take() for memory in self.memories]
+        given = first_tensor(args, kwargs)
+        if given is None:
+            return None
         earlier = [value for value in held if value is not None]
-        return (torch.cat([args[0], *earlier], self.dim), *args[1:])
+        return with_first(args, kwargs, torch.cat([given, *earlier], self.dim))
 
 
 def add_around(start: nn.Module, end: nn.Module) -> None:
     """Adds the input of one layer to the input of a later one."""
+    memory = Memory(takers=1)
+    start.register_forward_pre_hook(Remember(memory), with_kwargs=True)
+    end.register_forward_pre_hook(Add(memory), prepend=True, with_kwargs=True)
+
+
+def remembered(layer: nn.Module) -> Memory:
+    """Holds what a layer is given, before anything is put beside it, for later layers."""
     memory = Memory()
-    start.register_forward_pre_hook(Remember(memory))
-    end.register_forward_pre_hook(Add(memory), prepend=True)
+    layer.register_forward_pre_hook(Remember(memory), prepend=True, with_kwargs=True)
+    return memory
+
+
+def put_beside(memories: list[Memory], layer: nn.Module, dim: int) -> None:
+    """Has a layer read the inputs of earlier ones beside its own."""
+    for memory in memories:
+        memory.takers += 1
+    layer.register_forward_pre_hook(Concatenate(memories, dim), with_kwargs=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from gradcheckup.errors import UsageError
+from gradcheckup.treatments.arguments import Call, first_tensor, with_first
 from gradcheckup.treatments.optimizers import narrowed
 
 
@@ -29,19 +30,17 @@ class Cut:
         self.head = head
         self._given: Tensor | None = None
 
-    def take(
-        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def take(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """Keeps what the first layer that is not in yet is given; it runs on without a gradient."""
-        self._given = next(_tensors(args, kwargs), None)
-        return _put(args, kwargs, None if self._given is None else self._given.detach())
+        self._given = first_tensor(args, kwargs)
+        if self._given is None:
+            return None
+        return with_first(args, kwargs, self._given.detach())
 
-    def hand(
-        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def hand(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """Gives it to the output layer."""
         given, self._given = self._given, None
-        return _put(args, kwargs, given)
+        return None if given is None else with_first(args, kwargs, given)
 
     def answer(self, _: nn.Module, __: Any, output: Any) -> Any:
         """Has the head answer in place of the output layer."""
@@ -228,21 +227,6 @@ class Plan:
         """Ends the stage that is running, if one is."""
         for index in range(len(self.stages)):
             self.stages[index].end()
-
-
-def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-    return (each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
-
-
-def _put(
-    args: tuple[Any, ...], kwargs: dict[str, Any], tensor: Tensor | None
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with a tensor in the place of the first one."""
-    old = next(_tensors(args, kwargs), None)
-    if old is None or tensor is None:
-        return args, kwargs
-    changed = {key: tensor if each is old else each for key, each in kwargs.items()}
-    return tuple(tensor if each is old else each for each in args), changed
 
 
 def _forget_compiled() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from gradcheckup.probe.safekeeping import RandomStates, replay
 from gradcheckup.treatments.anatomy import Anatomy
 from gradcheckup.treatments.stages import Stages
 
@@ -28,6 +29,11 @@ class Patient:
     anatomy: Anatomy
     optimizer: Optimizer | None
     loss: Callable[[nn.Module], Any]
+
+    def run(self) -> None:
+        """Runs the model on the batch; buffers and random numbers are as before afterwards."""
+        with replay(RandomStates(), self.model):
+            self.loss(self.model)
 
 
 @dataclass(frozen=True, slots=True)

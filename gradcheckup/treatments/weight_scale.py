@@ -14,7 +14,7 @@ from gradcheckup.treatments.initialization import (
     Mixing,
     code,
     critical,
-    fan_in,
+    fans,
     mixing,
     unit_variance,
 )
@@ -27,7 +27,9 @@ def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effe
     layers = [(layer, module) for layer, module in found if module is not None]
     loops = [layer for layer in anatomy.layers if recurrence.is_recurrent(model, layer)]
     if not layers and not loops:
-        raise TreatmentError("there is no linear, convolutional or recurrent layer")
+        raise TreatmentError(
+            "there is no linear, convolutional or recurrent layer with weights of its own"
+        )
     if not loops and not anatomy.hidden:
         raise TreatmentError("there is no hidden layer")
     if not loops and all(layer.normalised or layer.output for layer, _ in layers):
@@ -42,7 +44,7 @@ def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effe
         ]
     else:
         fill = critical if variant == "auto" else unit_variance
-        drawn = fill(model, anatomy, lambda: patient.loss(model))
+        drawn = fill(model, anatomy, patient.run)
     if drawn:
         changes.append(Change(_WORDS[variant], tuple(each.name for each in drawn)))
         lines.append(code(model, drawn))
@@ -60,12 +62,11 @@ def _normal(_: Mixing, options: Mapping[str, float]) -> float:
 
 def _xavier(module: Mixing, _: Mapping[str, float]) -> float:
     # Glorot & Bengio 2010: variance 2 / (fan_in + fan_out)
-    fan_out = module.weight.shape[0] * module.weight[0, 0].numel()
-    return math.sqrt(2 / (fan_in(module) + fan_out))
+    return math.sqrt(2 / sum(fans(module)))
 
 
 def _he(module: Mixing, _: Mapping[str, float]) -> float:
-    return math.sqrt(2 / fan_in(module))
+    return math.sqrt(2 / fans(module)[0])
 
 
 _FORMULAS: Mapping[str, Callable[[Mixing, Mapping[str, float]], float]] = {
