@@ -45,11 +45,13 @@ if TYPE_CHECKING:
     from gradcheckup.prescribing import prescribe
     from gradcheckup.reports.figure import plot_profiles
     from gradcheckup.treating import treat
+    from gradcheckup.treatments.course import Treated
 
 __version__ = VERSION
 
 # Imported when they are first used: torch takes seconds, and a figure is not always wanted.
 _LAZY = {
+    "Treated": "gradcheckup.treatments.course",
     "assert_healthy": "gradcheckup.checkup",
     "diagnose": "gradcheckup.checkup",
     "plot_profiles": "gradcheckup.reports.figure",
@@ -91,6 +93,7 @@ __all__ = [
     "Step",
     "TargetError",
     "Thresholds",
+    "Treated",
     "TreatmentError",
     "Trial",
     "UnhealthyError",

@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The public names; what needs torch is imported when it is first used.
     "__init__": RECORDS
     | {"comparison", "report", "reports", "serialization", "prescription"}
-    | {"checkup", "prescribing", "treating"},
+    | {"checkup", "prescribing", "treating", "treatments"},
 }
 # The command line imports torch when it is due, in a function.
 NEED_TORCH = {part for part, may in MAY_IMPORT.items() if "torch" in may} - {"cli"}

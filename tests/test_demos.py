@@ -11,20 +11,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+import gradcheckup
 from gradcheckup.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
+MITIGATIONS = sorted(path.name for path in (ROOT / "demos").glob("[1-7]_*.py"))
 Script = Callable[..., tuple[object, str]]
 
 
 @pytest.fixture(autouse=True)
 def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(ROOT)
-    path = list(sys.path)
+    path, modules = list(sys.path), set(sys.modules)
+    sys.path.insert(0, str(ROOT / "demos"))  # as for a script
+    threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)
     sys.path[:] = path
+    for name in set(sys.modules) & {"deep_sigmoid", "experiment", "showing"} - modules:
+        del sys.modules[name]
 
 
 @pytest.fixture
@@ -95,3 +103,85 @@ def test_healthy_resnet(script: Script) -> None:
         assert code == 0, text
         assert text.startswith("HEALTHY  ResNet, 21 layers")
         assert "GC" not in text
+
+
+def test_each_of_the_seven_has_a_demo() -> None:
+    assert [name[2:-3] for name in MITIGATIONS] == [
+        "weight_scale",
+        "activation",
+        "optimizer",
+        "normalization",
+        "skip_connection",
+        "layerwise_training",
+        "gradient_normalization",
+    ]
+
+
+@pytest.mark.parametrize("name", MITIGATIONS)
+def test_a_mitigation(script: Script, tmp_path: Path, name: str) -> None:
+    figure = tmp_path / "figure.png"
+    code, text = script(name, "--epochs", "1", "--plot", str(figure))
+    assert code == 0, text
+    assert text.startswith(f"{name[0]} of 7: {name[2:-3]}, ")
+    parts = [text.index(part) for part in ("\nBEFORE\n", "\nTREATMENT\n", "\nAFTER\n")]
+    assert parts == sorted(parts)
+    assert "GC101 vanishing-gradient  critical  layer1" in text[: parts[1]]
+    assert ", healthy (" in text
+    assert "TRAINED  1 epoch of batches of 256, SGD(lr=0.1, momentum=0.9)" in text
+    for part in ("", "-before", "-after", "-trained"):
+        drawn = (tmp_path / f"figure{part}.png").read_bytes()
+        assert drawn.startswith(b"\x89PNG")
+        assert len(drawn) > 5000
+    code_of_users = text[parts[1] : parts[2]]
+    wide = [line for line in text.replace(code_of_users, "").splitlines() if len(line) > 80]
+    assert not [line for line in wide if str(tmp_path) not in line]
+
+
+@pytest.mark.parametrize("name", MITIGATIONS)
+def test_help_of_a_mitigation(script: Script, name: str) -> None:
+    code, text = script(name, "--help")
+    assert code == 0
+    for option in ("--data", "--data-root", "--epochs", "--plot", "--seed", f"demos/{name}"):
+        assert option in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--epochs", "0"), "expected a whole number from 1 on, got '0'"),
+        (("--seed", "x"), "expected a whole number from 0 on, got 'x'"),
+        (("--plot", "layers.gif"), "expected a .png, .svg or .pdf, got 'layers.gif'"),
+        (("--plot", "no/such/folder.png"), "there is no folder 'no/such'"),
+        (("--data", "mnist"), "invalid choice: 'mnist'"),
+        (("--sed", "1"), "unrecognized arguments: --sed 1"),
+    ],
+)
+def test_wrong_options_are_one_line(script: Script, arguments: tuple[str, ...], said: str) -> None:
+    code, text = script("1_weight_scale.py", *arguments)
+    assert code == 2
+    assert text.startswith("error: ")
+    assert text.count("\n") == 1
+    assert said in text
+
+
+def test_an_interrupted_demo(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gradcheckup, "treat", interrupted)
+    assert script("2_activation.py") == (130, "interrupted\n")
+
+
+def test_a_demo_from_another_folder(tmp_path: Path) -> None:
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, str(ROOT / "demos/4_normalization.py"), "--epochs", "1"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "HEALTHY" in done.stdout
+    assert not list(tmp_path.iterdir())
