@@ -13,6 +13,10 @@ _BY_CAUSE: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("GC102", "normalisation-growth"): ("skip_connection", "gradient_clipping"),
     ("GC102", "learning-rate"): ("gradient_clipping", "optimizer"),
     ("GC105", "large-recurrent-weights"): ("gradient_clipping", "weight_scale"),
+    ("GC401", "large-weights"): ("weight_scale", "normalization"),
+    ("GC401", "overflow"): ("gradient_clipping", "normalization", "weight_scale"),
+    ("GC402", "large-weights"): ("weight_scale", "normalization"),
+    ("GC402", "overflow"): ("gradient_clipping", "normalization", "weight_scale"),
     ("GC203", "learning-rate"): ("optimizer", "normalization", "gradient_clipping"),
     ("GC203", "small-weights"): ("weight_scale", "normalization", "skip_connection"),
 }

@@ -60,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "targets": RECORDS | MEASURING | {"suggestions", "tracebacks", "torch", "numpy"},
     "cli": READING
     | {"checkup", "prescribing", "prescription", "reports", "settings", "targets", "tracebacks"}
+    | {"treatments"}
     | {"torch", "click", "rich", ""},
     "__main__": {"cli"},
     # The public names; what needs torch is imported when it is first used.

@@ -21,6 +21,7 @@ from gradcheckup import __version__, load_report
 from gradcheckup.cli import main
 from gradcheckup.cli.console import color_wanted
 from gradcheckup.rules import RULES
+from gradcheckup.treatments import TREATMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 Run = Callable[..., Result]
@@ -245,7 +246,8 @@ NET = "from torch import nn\nclass Net(nn.Module):\n    pass\n"
         (["diagnos", "model.py"], "did you mean gradcheckup diagnose?"),
         (["model.py"], "did you mean gradcheckup diagnose model.py?"),
         (["torchvision.models:resnet18"], "diagnose torchvision.models:resnet18?"),
-        (["lint"], "there are compare, diagnose, explain, prescribe, rules, show"),
+        (["treatments", "normalisation"], "did you mean"),
+        (["lint"], "there are compare, diagnose, explain, prescribe, rules, show, treatments"),
         (["diagnose"], "Missing argument 'TARGET'"),
         (["diagnose", "model.py", "extra.py"], "unexpected extra argument"),
         (["diagnose", "model.py", "--setps", "3"], "'--steps'"),
@@ -430,11 +432,23 @@ def test_explain_every_rule(run: Run, rule: Any) -> None:
     assert max(map(len, by_code.stdout.splitlines())) <= 80
 
 
+def test_treatments_lists_every_key_and_explains_each(run: Run) -> None:
+    listed = run("treatments").stdout
+    assert max(map(len, listed.splitlines())) <= 80
+    for treatment in TREATMENTS:
+        assert f"\n{treatment.key} " in f"\n{listed}"
+        text = run("treatments", treatment.key.replace("_", "-").upper()).stdout
+        assert max(map(len, text.splitlines())) <= 80
+        said = " ".join(text.split())
+        for part in (treatment.summary, treatment.limits, *treatment.variants.values()):
+            assert " ".join(part.split()) in said
+
+
 def test_help_and_version(run: Run) -> None:
     assert run("--version").stdout == f"gradcheckup {__version__}\n"
     assert run().exit_code == 2
     assert "exit codes" in run().stdout
-    for name in ("diagnose", "show", "compare", "rules", "explain"):
+    for name in ("diagnose", "prescribe", "show", "compare", "rules", "explain", "treatments"):
         result = run(name, "--help")
         assert result.exit_code == 0
         assert f"gradcheckup {name}" in result.stdout

@@ -11,6 +11,7 @@ from gradcheckup.cli.failures import Commands, traceback_option
 from gradcheckup.cli.knowledge import explain, rules
 from gradcheckup.cli.prescribe import prescribe
 from gradcheckup.cli.show import show
+from gradcheckup.cli.treatments import treatments
 
 _EPILOG = """\b
 examples
@@ -31,7 +32,7 @@ exit codes
 
 @click.group(
     cls=Commands,
-    commands=[diagnose, prescribe, show, compare, rules, explain],
+    commands=[diagnose, prescribe, show, compare, rules, explain, treatments],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog=_EPILOG,
     invoke_without_command=True,

@@ -252,7 +252,12 @@ def _not_finite(what: str) -> Callable[[Evidence], list[str]]:
         place = culprit if culprit == "loss" else f"{what} of {culprit}"
         behind = f", or on the way to it from {spoken(before)}" if before else ""
         step = f" at step {steps[0]}" if steps else ""
-        return [f"The first NaN or Inf arose in the {place}{behind}{step}."]
+        grown = evidence.figure("grown")
+        flow = "signal" if what == "output" else "gradient"
+        return [
+            f"The first NaN or Inf arose in the {place}{behind}{step}.",
+            f"The {flow} grew {number(grown)}× on its way there." if grown else "",
+        ]
 
     return describe_not_finite
 

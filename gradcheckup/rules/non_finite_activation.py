@@ -20,6 +20,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
             continue
         position = step.layers.index(broken[0]) if broken else len(step.layers)
         before = step.layers[position - 1].name if position else "the input"
+        grown = query.overflow(layer.signal for layer in step.layers[:position])
         yield Finding(
             code=RULE.code,
             rule=RULE.name,
@@ -28,8 +29,16 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
             culprit=broken[0].name if broken else "loss",
             observed=step.loss,
             steps=(step.index,),
-            cause="in-forward" if broken else "in-loss",
-            evidence=(("before", before), ("optimizer", recording.optimizer)),
+            cause=("overflow" if step.index else "large-weights")
+            if grown
+            else "in-forward"
+            if broken
+            else "in-loss",
+            evidence=(
+                ("before", before),
+                ("optimizer", recording.optimizer),
+                *((("grown", grown),) if grown else ()),
+            ),
         )
         return
 
@@ -48,7 +57,9 @@ RULE = Rule(
     summary="where the first NaN or Inf arose in the forward pass",
     formula=(
         "The first layer in execution order whose output holds a NaN or Inf, or the loss. Critical "
-        "when the loss or a parameter's gradient of that step is not finite either; else a warning."
+        "when the loss or a parameter's gradient of that step is not finite either, a warning else. "
+        "Where the signal grew a millionfold on its way there, it overflowed: the weights are too "
+        "large."
     ),
     default="No limit.",
     false_alarms="A layer that returns -inf on purpose, as a mask, is a warning.",

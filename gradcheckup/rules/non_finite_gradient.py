@@ -26,6 +26,9 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         if not broken and not parameters:
             continue
         culprit = broken[-1].name if broken else parameters[-1].name
+        position = step.layers.index(broken[-1]) if broken else -1
+        behind = (each.gradient_norm for each in reversed(step.layers[position + 1 :]))
+        grown = query.overflow(behind)
         yield Finding(
             code=RULE.code,
             rule=RULE.name,
@@ -33,8 +36,12 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
             layers=query.names(broken) or tuple(each.name for each in parameters),
             culprit=culprit,
             steps=(step.index,),
-            cause="in-gradient",
-            evidence=(("parameters", len(parameters)), ("total", len(step.parameters))),
+            cause=("overflow" if step.index else "large-weights") if grown else "in-gradient",
+            evidence=(
+                ("parameters", len(parameters)),
+                ("total", len(step.parameters)),
+                *((("grown", grown),) if grown else ()),
+            ),
         )
         return
 
@@ -50,7 +57,8 @@ RULE = Rule(
     formula=(
         "The last layer in execution order, hence the first in the backward pass, whose dL/dy "
         "holds a NaN or Inf while all outputs and the loss are finite. Critical when it reaches a "
-        "parameter; a warning where something masks it (the Inf of sqrt at 0 behind a ReLU)."
+        "parameter; a warning where something masks it (the Inf of sqrt at 0 behind a ReLU). Where "
+        "the gradient grew a millionfold on its way there, it overflowed, by weights too large."
     ),
     default="No limit.",
     false_alarms="float16 with a loss scale that is still being searched overflows at first.",

@@ -15,6 +15,7 @@ _OWN_SIZE = (0.05, 20.0)
 _TREND = 3
 _CLIMB = 1.5
 _CUT = 1e-3
+_OVERFLOW = 1e6
 
 
 def hidden(step: Step, role: Role) -> list[LayerRecord]:
@@ -300,3 +301,13 @@ def time_courses(step: Step, name: str) -> list[TimeCourse]:
         and any(layer.time_profile)
         and all(map(math.isfinite, layer.time_profile))
     ]
+
+
+def overflow(values: Iterable[float | None]) -> float | None:
+    """How many times larger the last of these is than the first, where that made a NaN or Inf.
+
+    None where it grew less than a millionfold: nets that learn stay below 5000.
+    """
+    found = [value for value in values if value and math.isfinite(value)]
+    grown = found[-1] / found[0] if found else 0.0
+    return grown if grown > _OVERFLOW else None

@@ -146,6 +146,12 @@ TREATMENT = Treatment(
         "gelu": "GELU",
         "selu": "SELU with LeCun weights",
     },
+    limits=(
+        "Gates, attention and the output keep their activations, and so do the cells of LSTM and "
+        "GRU; an nn.RNN can become one of ReLU with identity weights. Functions in a forward are "
+        "exchanged by a subclass of the model's class, made on the fly: the model trains, saves, "
+        "copies and compiles, and can be scripted once the snippet is in your own code."
+    ),
     acts_on="flow",
     apply=_apply,
 )

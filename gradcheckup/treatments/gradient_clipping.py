@@ -38,6 +38,10 @@ TREATMENT = Treatment(
     },
     options={"max_norm": 1.0, "clip_value": 0.5},
     only={option: (variant,) for variant, option in _OPTIONS.items()},
+    limits=(
+        "It bounds what explodes and mends nothing that vanishes. Under Adam and the like, which "
+        "divide by the size of the gradient, it changes little but the outliers."
+    ),
     acts_on="updates",
     apply=_apply,
 )

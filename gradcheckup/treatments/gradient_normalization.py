@@ -70,6 +70,11 @@ TREATMENT = Treatment(
     summary="Rescales the gradient of each hidden layer's output to the size it has at the last.",
     source="Yu et al. 2017, there for the gradients of weights",
     variants={"norm": "the L2 norm that arrives at the last hidden layer"},
+    limits=(
+        "The forward pass stays the same to the bit; the gradient is no longer that of any loss, "
+        "but points in each layer where it did. What a layer cannot tell apart in its input it "
+        "cannot learn: a signal that has collapsed is not mended."
+    ),
     acts_on="flow",
     apply=_apply,
 )

@@ -157,6 +157,12 @@ TREATMENT = Treatment(
     source="Bengio et al. 2007; Belilovsky, Eickenberg & Oyallon 2019",
     variants={"greedy": "a few layers at a time, and everything at last"},
     options={"layers_per_stage": 2},
+    limits=(
+        "A plan, to be followed by a loop: `for stage in treated.plan.stages`. It wants layers "
+        "that are called once each, and one output layer; the readouts of the early stages are "
+        "dropped. Flow through the whole net at its start is what it was: what changes is that "
+        "each layer has learnt something when the next one joins."
+    ),
     acts_on="training",
     apply=_apply,
 )

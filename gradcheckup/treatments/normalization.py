@@ -137,6 +137,12 @@ TREATMENT = Treatment(
         "group": "GroupNorm behind convolutions, LayerNorm behind linear layers",
         "tensor": "the whole tensor by its mean and deviation, which does not suffice",
     },
+    limits=(
+        "Behind linear layers and convolutions, and not inside recurrent layers. A model whose "
+        "forward reads the `.weight` of a layer (nn.TransformerEncoderLayer does) is refused. "
+        "BatchNorm wants batches of more than one sample; tensor makes each sample depend on the "
+        "others of its batch, at evaluation too."
+    ),
     acts_on="flow",
     apply=_apply,
 )

@@ -36,6 +36,12 @@ TREATMENT = Treatment(
         "rmsprop": "RMSprop",
     },
     options={"lr": 1e-3},
+    limits=(
+        "The gradient at initialisation is what it was: only the updates become healthy, and "
+        "where they do not see the input (GC101, blind) that is not enough. Parameter groups are "
+        "kept with the proportions of their learning rates; all other settings are the new "
+        "optimizer's own."
+    ),
     acts_on="updates",
     apply=_apply,
 )

@@ -153,6 +153,12 @@ TREATMENT = Treatment(
     },
     options={"span": 1, "block": 8},
     only={"span": ("residual",), "block": ("dense",)},
+    limits=(
+        "Only around layers that keep the shape of what they are given, and that no path leads "
+        "around already. Where the layers do not stand in one nn.Sequential the sum is made by "
+        "hooks: the model trains, saves, copies and compiles, and can be scripted once the "
+        "snippet is in your own code."
+    ),
     acts_on="flow",
     apply=_apply,
 )

@@ -79,6 +79,7 @@ class Treatment:
         options: Numbers above 0 that the variants take, with their defaults; whole ones where the
             default is an int.
         only: Variants that take an option, by its name, where not all of them do.
+        limits: Where it does not apply, and what it does not do.
         acts_on: `flow` where the gradient flows otherwise from the first step on, `updates` where
             what the optimizer makes of it changes, `training` where the order of training does.
         apply: Changes the patient: `(patient, variant, options) -> Effect`. Raises TreatmentError
@@ -91,6 +92,7 @@ class Treatment:
     variants: Mapping[str, str]
     options: Mapping[str, float] = field(default_factory=dict)
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    limits: str
     acts_on: str
     apply: Callable[[Patient, str, Mapping[str, float]], Effect]
 

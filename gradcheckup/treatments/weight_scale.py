@@ -106,6 +106,13 @@ TREATMENT = Treatment(
     },
     options={"std": 1.0},
     only={"std": ("normal",)},
+    limits=(
+        "Not where a norm follows every hidden layer, which undoes any scale. Recurrent layers "
+        "get orthogonal recurrent weights, and an LSTM or GRU gates that keep their state over "
+        "the length of the sequence; attention keeps its weights. xavier and he know neither the "
+        "slope of the activation nor its value at 0, so that they do not suffice behind sigmoids; "
+        "neither does normal."
+    ),
     acts_on="flow",
     apply=_apply,
 )

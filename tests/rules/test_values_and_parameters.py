@@ -32,6 +32,38 @@ def test_the_first_layer_with_nan_is_the_culprit(layer: Make, step: Make, record
     assert found.steps == (1,)
 
 
+def test_a_signal_that_overflowed_is_told_from_a_wrong_formula(
+    layer: Make, step: Make, recording: Make
+) -> None:
+    def found(signals: list[float], index: int) -> Any:
+        shown = [layer(f"layer{number}", signal=each) for number, each in enumerate(signals)]
+        broken = step(index, [*shown, layer("late", finite=False)], loss=math.nan)
+        (finding,) = non_finite_activation.check(
+            recording([*map(step, range(index)), broken]), LIMITS
+        )
+        return finding
+
+    growing = found([2.0, 1e5, 2e30], 0)
+    assert (growing.cause, growing.fact("grown")) == ("large-weights", pytest.approx(1e30))
+    assert found([2.0, 1e5, 2e30], 1).cause == "overflow"
+    assert found([2.0, 1e3, 4e3], 0).cause == "in-forward"
+    assert found([2.0, 1e30, 4e3], 0).cause == "in-forward"  # it was scaled back
+
+
+def test_a_gradient_that_overflowed_is_told_from_a_wrong_formula(
+    layer: Make, parameter: Make, step: Make, recording: Make
+) -> None:
+    def cause(norms: list[float]) -> str | None:
+        shown = [layer(f"layer{index}", gradient_norm=each) for index, each in enumerate(norms)]
+        held = [parameter("layer0.weight", gradient_norm=math.nan)]
+        (finding,) = non_finite_gradient.check(recording([step(0, shown, held)]), LIMITS)
+        cause: str | None = finding.cause
+        return cause
+
+    assert cause([math.nan, math.inf, 1e30, 1e10, 0.1]) == "large-weights"
+    assert cause([math.nan, math.inf, 1.0, 0.3, 0.1]) == "in-gradient"
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_breaks_alone_is_its_own_culprit(
     step: Make, recording: Make, loss: float
