@@ -31,6 +31,12 @@ def treat(
 ) -> Treated:
     """Applies a treatment to a copy of a model; the original stays as it is.
 
+    Frozen parameters keep their values. The copy trains, saves, deep-copies, pickles, compiles and
+    exports as the original does. `torch.jit.script` takes it where modules were exchanged alone:
+    not where a forward that calls functions was given other activations, nor where hooks lead
+    around layers (`skip_connection:dense`, and `skip_connection` outside of `nn.Sequential`) or
+    rescale gradients. Make the change of the snippet in your own code instead.
+
     Args:
         model: Any `nn.Module`.
         treatment: A key as `skip_connection`, with a variant as `activation:gelu`, or several of

@@ -159,7 +159,7 @@ class Anatomy:
         seen = set(stack)
         while stack:
             here = stack.pop()
-            if self._stations[here].role is Role.WEIGHT:
+            if _is_weight(self._stations[here]):
                 found.add(here)
                 continue
             fresh = set(self._stations[here].before) - seen
@@ -172,15 +172,20 @@ class Anatomy:
         found: set[int] = set()
         for later in range(index + 1, len(self._stations)):
             station = self._stations[later]
-            if station.role is Role.WEIGHT or station.role is Role.CONTAINER:
+            if _is_weight(station) or station.role is Role.CONTAINER:
                 continue
             if any(before == index or before in found for before in station.before):
                 found.add(later)
         return found
 
 
+def _is_weight(station: Station) -> bool:
+    # What computes the weight of a layer is a part of that layer.
+    return station.role is Role.WEIGHT and "parametrizations" not in station.name.split(".")
+
+
 def _is_layer(station: Station) -> bool:
-    return station.role is Role.WEIGHT and not station.functional
+    return _is_weight(station) and not station.functional
 
 
 def examine(model: nn.Module, loss: Callable[[nn.Module], Tensor], seed: int = 0) -> Anatomy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +82,9 @@ def parse(text: str, given: Mapping[str, float] | None = None) -> tuple[Dose, ..
             f"got {type(value).__name__}"
         )
     doses = tuple(_dose(part, given or {}) for part in text.split("+"))
+    for index, dose in enumerate(doses):
+        if dose in doses[:index]:
+            raise UsageError(f"expected different treatments, got {dose} twice")
     for option in given or {}:
         _check_option(text, option, doses)
     return doses
@@ -104,13 +107,14 @@ def _check_option(text: str, option: str, doses: tuple[Dose, ...]) -> None:
 
 
 def _dose(text: str, given: Mapping[str, float]) -> Dose:
-    key, _, variant = (part.strip() for part in text.partition(":"))
+    key, colon, variant = (part.strip() for part in text.partition(":"))
     treatments = {each.key: each for each in TREATMENTS}
     if key not in treatments:
         hint = did_you_mean(key, treatments) or f": expected one of {', '.join(treatments)}"
         raise UsageError(f"unknown treatment {key!r}{hint}")
     treatment = treatments[key]
-    variant = variant or next(iter(treatment.variants))
+    if not colon:
+        variant = next(iter(treatment.variants))
     if variant not in treatment.variants:
         known = ", ".join(treatment.variants)
         hint = did_you_mean(variant, treatment.variants) or f": expected one of {known}"
@@ -126,7 +130,7 @@ def _number(name: str, value: Any, default: float) -> float:
     """An option of the kind of its default: all of them are sizes or counts."""
     whole = isinstance(default, int)
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not plain or not 0 < value < math.inf or (whole and value != int(value)):
+    if not plain or not 0 < value <= sys.float_info.max or (whole and value != int(value)):
         raise UsageError(
             f"expected {name} to be a {'whole ' if whole else ''}number above 0, got {value!r}"
         )
@@ -230,7 +234,8 @@ def _check(model: nn.Module, loss: Callable[[nn.Module], Tensor], dose: Dose) ->
     """Refuses a treatment that the model does not survive."""
     try:
         with torch.enable_grad():
-            loss(copy.deepcopy(model))
+            # Checkpoints run parts of it again in the backward pass.
+            loss(copy.deepcopy(model)).backward()  # type: ignore[no-untyped-call]
             # In eval mode some models read the weights of layers that they call in training.
             loss(copy.deepcopy(model).eval())
     except Exception as error:

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from gradcheckup.errors import TreatmentError
 from gradcheckup.treatments import advice
 from gradcheckup.treatments.anatomy import WeightLayer
+from gradcheckup.treatments.initialization import mixing
 from gradcheckup.treatments.shortcuts import Memory, put_beside, remembered
 from gradcheckup.treatments.treatment import Change, Effect
 
@@ -45,7 +46,10 @@ def connect(model: nn.Module, chains: list[list[WeightLayer]], block: int) -> Ef
                 put_beside(held, model.get_submodule(layer.name), dim)
                 widened.append(layer.name)
     if not widened:
-        raise TreatmentError("no two layers in a row are given feature maps of the same size")
+        raise TreatmentError(
+            "no two layers in a row with trainable weights of their own are given feature maps of "
+            "the same size"
+        )
     return Effect(
         changes=(Change("inputs of earlier layers beside the own one in", tuple(widened)),),
         snippet="\n".join(
@@ -55,13 +59,15 @@ def connect(model: nn.Module, chains: list[list[WeightLayer]], block: int) -> Ef
 
 
 def _wide(model: nn.Module, layer: WeightLayer) -> bool:
-    module = model.get_submodule(layer.name)
+    module = mixing(model, layer)
     plain = isinstance(module, _ConvNd) and not module.transposed and module.groups == 1
     return isinstance(module, nn.Linear) or plain
 
 
 def _dim(model: nn.Module, layer: WeightLayer) -> int:
-    return 1 if isinstance(model.get_submodule(layer.name), _ConvNd) else -1
+    module = model.get_submodule(layer.name)
+    # A single sample has no dimension of the batch.
+    return len(layer.given) + 1 - module.weight.dim() if isinstance(module, _ConvNd) else -1
 
 
 def _beside(model: nn.Module, earlier: WeightLayer, layer: WeightLayer) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from gradcheckup.activations import FUNCTIONS
-from gradcheckup.treatments.initialization import function
+from gradcheckup.treatments.gains import function
 
 
 @dataclass(frozen=True, slots=True)

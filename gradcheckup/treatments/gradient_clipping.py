@@ -19,6 +19,9 @@ def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effe
     present = clip_of(optimizer)
     if present:
         raise TreatmentError(f"the optimizer clips by {present.by} at {present.bound:g} already")
+    held = (each for group in optimizer.param_groups for each in group["params"])
+    if variant == "value" and any(each.is_complex() for each in held):
+        raise TreatmentError("complex gradients have no order to clip by: take norm")
     clipped(optimizer, Clip(variant, bound))
     call = f"clip_grad_{variant}_(model.parameters(), {option}={bound:g})"
     return Effect(

@@ -1,76 +1,23 @@
-"""Initial weights at which signal and gradient neither grow nor fade, by mean-field theory.
-
-In a fully connected net with weights N(0, g^2 / fan_in) pre-activations have variance
-q' = g^2 E[phi(sqrt(q) z)^2] one layer on, and squared gradients grow by
-chi = g^2 E[phi'(sqrt(q) z)^2] per layer back, z ~ N(0, 1) (Poole et al. 2016; Schoenholz et al.
-2017). Behind bounded activations, which are steepest at 0, the smallest gain at which chi = 1 is
-1 / phi'(0): 1 for tanh (Glorot & Bengio 2010). For unbounded ones q may have no place to settle;
-theirs keeps q = 1: sqrt(2) for ReLU (He et al. 2015), for which chi is 1 as well.
-
-An activation that is not 0 at 0 pushes every unit of the next layer by the same amount. The bias
-takes this back, b = -phi(0) sum_j w_j, and the gain is that of phi - phi(0): 4 for the sigmoid,
-where weights alone would need 10 and saturate it.
-"""
+"""Draws initial weights, critical ones by `gains` or such of unit variance on a batch."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from gradcheckup.activations import KINDS, SQUASHING
 from gradcheckup.capture.tap import outputs_of
 from gradcheckup.treatments.anatomy import Anatomy, WeightLayer
+from gradcheckup.treatments.gains import critical_gain, offset
 from gradcheckup.treatments.surgery import reference
 
 _LSUV_TOLERANCE, _LSUV_ROUNDS = 0.1, 10
 _LEAST_VARIANCE = 1e-12
-
-
-def function(kind: str) -> Callable[[Tensor], Tensor]:
-    """The element-wise function of a kind of activation, with torch's defaults."""
-    found: Callable[[Tensor], Tensor] = getattr(F, kind, None) or getattr(torch, kind)
-    return found
-
-
-@functools.cache
-def offset(kind: str | None) -> float:
-    """phi(0) of a kind of activation; 0 for None and for what is no element-wise function."""
-    if kind is None or not _element_wise(kind):
-        return 0.0
-    return float(function(kind)(torch.zeros((), dtype=torch.float64)))
-
-
-@functools.cache
-def critical_gain(kind: str | None) -> float:
-    """The gain g of weights behind an activation; 1 behind none."""
-    if kind is None or not _element_wise(kind):
-        return 1.0
-    if kind in SQUASHING:
-        return 1 / _slope_at_0(kind)
-    # E[(phi(z) - phi(0))^2]; no grid point lies on 0, where ReLU has its kink.
-    z = torch.linspace(-8, 8, 2000, dtype=torch.float64)
-    density = torch.exp(-(z**2) / 2)
-    square = (function(kind)(z) - offset(kind)) ** 2
-    return 1 / math.sqrt(float((density * square).sum() / density.sum()))
-
-
-def _slope_at_0(kind: str) -> float:
-    zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    with torch.enable_grad():
-        (slope,) = torch.autograd.grad(function(kind)(zero), zero)
-    return float(slope)
-
-
-def _element_wise(kind: str) -> bool:
-    return kind in KINDS and "softm" not in kind and kind not in {"prelu", "rrelu", "threshold"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +40,18 @@ Mixing = nn.Linear | _ConvNd
 
 
 def mixing(model: nn.Module, layer: WeightLayer) -> Mixing | None:
-    """The linear layer or convolution of this name; None where it is something else.
+    """The linear layer or convolution of this name, where its weights can be drawn.
 
-    Nor is it one whose weight is computed from other parameters, as by `weight_norm`.
+    None for other layers, and where the weights are frozen, complex, or computed from other
+    parameters, as by `weight_norm`.
     """
     module = model.get_submodule(layer.name)
-    own = isinstance(module, (nn.Linear, _ConvNd)) and "weight" in dict(
-        module.named_parameters(recurse=False)
-    )
-    return module if own else None  # type: ignore[return-value]
+    if not isinstance(module, (nn.Linear, _ConvNd)):
+        return None
+    weight = dict(module.named_parameters(recurse=False)).get("weight")
+    if weight is None or not weight.requires_grad or not weight.is_floating_point():
+        return None
+    return module
 
 
 def critical(
@@ -134,7 +84,7 @@ def critical(
                 orthogonal(module.weight, critical_gain(kind))
             else:
                 module.weight.normal_(0, std)
-            if module.bias is not None:
+            if is_drawn(module.bias):
                 module.bias.copy_(-offset(kind) * _sums(module))
         if not layer.sources and not layer.output and module.weight not in tied:
             std *= standardize(module, run)
@@ -151,6 +101,11 @@ def _activation_before(anatomy: Anatomy, layer: WeightLayer) -> str | None:
         for kind in anatomy.by_name[source].activations
     ]
     return kinds[-1] if kinds else None
+
+
+def is_drawn(bias: Any) -> TypeGuard[Tensor]:
+    """Whether there is a bias, and it is not frozen."""
+    return bias is not None and bias.requires_grad
 
 
 def fans(module: Mixing) -> tuple[int, int]:
@@ -191,14 +146,16 @@ def standardize(module: Mixing, run: Callable[[], Any]) -> float:
     values = outputs_of(module, run)
     if values is None or len(values) < 2:
         return 1.0
-    units = values.movedim(1 if isinstance(module, _ConvNd) else -1, 0).flatten(1).double()
+    # Counted from the end: a single sample has no dimension of the batch.
+    units_dim = 1 - module.weight.dim() if isinstance(module, _ConvNd) else -1
+    units = values.movedim(units_dim, 0).reshape(values.shape[units_dim], -1).double()
     mean = units.mean(1)
     deviation = float((units - mean[:, None]).square().mean().sqrt())
     if not math.isfinite(deviation) or deviation**2 < _LEAST_VARIANCE:
         return 1.0
     with torch.no_grad():
         module.weight /= deviation
-        if module.bias is not None:
+        if is_drawn(module.bias):
             module.bias.copy_((module.bias.double() - mean) / deviation)
     return 1 / deviation
 
@@ -218,7 +175,7 @@ def unit_variance(model: nn.Module, anatomy: Anatomy, run: Callable[[], Any]) ->
         tied.add(module.weight)
         with torch.no_grad():
             orthogonal(module.weight)
-            if module.bias is not None:
+            if is_drawn(module.bias):
                 module.bias.zero_()
         for _ in range(_LSUV_ROUNDS):
             values = outputs_of(module, run)
@@ -238,7 +195,7 @@ def code(model: nn.Module, drawn: list[Drawn]) -> str:
     for each in drawn:
         module = model.get_submodule(each.name)
         tied = first[module.weight] is not each
-        if not tied or module.bias is not None:
+        if not tied or is_drawn(module.bias):
             turned = isinstance(module, _ConvNd) and module.transposed
             loops.setdefault((tied, turned), []).append(each)
     return "\n".join(
@@ -249,7 +206,7 @@ def code(model: nn.Module, drawn: list[Drawn]) -> str:
 def _loop(model: nn.Module, drawn: list[Drawn], tied: bool, turned: bool) -> Iterator[str]:
     """Lines that go through layers; weights that are tied to those of others are there already."""
     shifted = any(each.offset for each in drawn)
-    biased = [model.get_submodule(each.name).bias is not None for each in drawn]
+    biased = [is_drawn(model.get_submodule(each.name).bias) for each in drawn]
     names = ["layer", *([] if tied else ["std"]), *(["offset"] if shifted else [])]
     yield f"for {', '.join(names)} in ("
     for each in drawn:
@@ -263,7 +220,7 @@ def _loop(model: nn.Module, drawn: list[Drawn], tied: bool, turned: bool) -> Ite
     if not any(biased):
         return
     if not all(biased):
-        yield "    if layer.bias is not None:"
+        yield "    if layer.bias is not None and layer.bias.requires_grad:"
     indent = "    " if all(biased) else "        "
     if not shifted:
         yield f"{indent}nn.init.zeros_(layer.bias)"

@@ -13,7 +13,14 @@ from gradcheckup.treatments.anatomy import WeightLayer
 from gradcheckup.treatments.surgery import assignments, replace_module
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
-_BATCH = {"conv1d": "BatchNorm1d", "conv2d": "BatchNorm2d", "conv3d": "BatchNorm3d"}
+_BATCH: dict[type[nn.Module], str] = {
+    nn.Conv1d: "BatchNorm1d",
+    nn.Conv2d: "BatchNorm2d",
+    nn.Conv3d: "BatchNorm3d",
+    nn.ConvTranspose1d: "BatchNorm1d",
+    nn.ConvTranspose2d: "BatchNorm2d",
+    nn.ConvTranspose3d: "BatchNorm3d",
+}
 _MOST_GROUPS = 32
 
 
@@ -36,14 +43,15 @@ def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
         raise TreatmentError("there is no hidden weight layer to normalise")
     if not open_layers:
         raise TreatmentError("every hidden weight layer is followed by a norm already")
-    layers = [layer for layer in open_layers if layer.name and _is_plain(layer)]
+    layers = [layer for layer in open_layers if layer.name and _is_plain(model, layer)]
     if not layers:
         kinds = ", ".join(dict.fromkeys(layer.kind for layer in open_layers))
         raise TreatmentError(
-            f"a norm can stand behind linear layers and convolutions, not inside {kinds}"
+            f"a norm can stand behind real linear layers and convolutions, not inside {kinds}"
         )
     norms = {
-        layer.name: replace(_norm(layer, variant), dtype=_dtype(model, layer)) for layer in layers
+        layer.name: replace(_norm(model, layer, variant), dtype=_dtype(model, layer))
+        for layer in layers
     }
     snippet = assignments(
         model, {name: f"nn.Sequential({{}}, {norm.code})" for name, norm in norms.items()}
@@ -86,19 +94,28 @@ class _Norm:
         return built
 
 
-def _is_plain(layer: WeightLayer) -> bool:
-    return layer.kind == "linear" or layer.kind in _BATCH
+def _is_plain(model: nn.Module, layer: WeightLayer) -> bool:
+    module = model.get_submodule(layer.name)
+    plain = isinstance(module, (nn.Linear, *_BATCH))
+    return plain and next(module.parameters()).is_floating_point()
 
 
 def _dtype(model: nn.Module, layer: WeightLayer) -> torch.dtype:
     return next(model.get_submodule(layer.name).parameters()).dtype
 
 
-def _norm(layer: WeightLayer, variant: str) -> _Norm:
+def _norm(model: nn.Module, layer: WeightLayer, variant: str) -> _Norm:
     if variant == "tensor":
         return _Norm(WholeTensorNorm.__name__)
-    convolution = layer.kind in _BATCH
-    units = layer.shape[1 - len(layer.shape)] if convolution else layer.shape[-1]
+    module = model.get_submodule(layer.name)
+    batch_norm = next((norm for kind, norm in _BATCH.items() if isinstance(module, kind)), None)
+    convolution = batch_norm is not None
+    if convolution and len(layer.shape) < next(module.parameters()).dim():
+        raise TreatmentError(
+            f"expected a batch of samples, but {layer.name} is given a single one: norms count "
+            "channels in dimension 1"
+        )
+    units = layer.shape[1] if convolution else layer.shape[-1]
     # Statistics of a batch mean little where one layer serves many places or one sample is all.
     per_batch = layer.calls == 1 and layer.shape[0] > 1 and (convolution or len(layer.shape) == 2)
     if variant == "batch" and not convolution and len(layer.shape) != 2:
@@ -107,7 +124,7 @@ def _norm(layer: WeightLayer, variant: str) -> _Norm:
             f"{layer.shape} with features in the last one: take normalization:layer"
         )
     if variant == "batch" or (variant == "auto" and per_batch):
-        return _Norm(_BATCH.get(layer.kind, "BatchNorm1d"), (units,))
+        return _Norm(batch_norm or "BatchNorm1d", (units,))
     if not convolution:
         return _Norm("LayerNorm", (units,))
     return _Norm("GroupNorm", (1 if variant == "layer" else _groups(units), units))

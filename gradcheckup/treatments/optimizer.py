@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from gradcheckup.errors import TreatmentError
-from gradcheckup.treatments.optimizers import default, exchanged
+from gradcheckup.treatments.optimizers import default, exchanged, weight_decays
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 _CLASSES = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
@@ -19,9 +19,15 @@ def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effe
     alike = type(present) is kind
     if alike and all(group["lr"] == rate for group in present.param_groups):
         raise TreatmentError(f"the optimizer is {kind.__name__}(lr={rate:g}) already")
+    decays = set(weight_decays(present))
+    arguments = f"lr={rate:g}"
+    if decays != {0.0} and len(decays) == 1:
+        arguments += f", weight_decay={decays.pop():g}"
+    groups = len(present.param_groups)
+    note = "" if groups == 1 else f"  # in the {groups} groups that there are, with their settings"
     return Effect(
-        changes=(Change(f"{kind.__name__}(lr={rate:g}) in place of {type(present).__name__}"),),
-        snippet=f"optimizer = torch.optim.{kind.__name__}(model.parameters(), lr={rate:g})",
+        changes=(Change(f"{kind.__name__}({arguments}) in place of {type(present).__name__}"),),
+        snippet=f"optimizer = torch.optim.{kind.__name__}(model.parameters(), {arguments}){note}",
         optimizer=exchanged(present, kind, rate),
     )
 

@@ -49,21 +49,32 @@ def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[Tensor, Tenso
 def exchanged(optimizer: Optimizer, kind: type[Optimizer], rate: float) -> Optimizer:
     """Another optimizer of the same parameters, in the same groups, that clips as this one does.
 
+    Weight decay is kept as well; where there is none, it is what the new class has by default.
+
     Args:
         optimizer: The present one.
         kind: Class of the new one.
         rate: Its learning rate; groups keep the proportions they have to the first one.
     """
     first = optimizer.param_groups[0].get("lr") or 1.0
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": group["params"], "lr": rate * float(group.get("lr", first)) / float(first)}
         for group in optimizer.param_groups
     ]
+    decays = weight_decays(optimizer)
+    if any(decays):
+        for group, decay in zip(groups, decays, strict=True):
+            group["weight_decay"] = decay
     other = kind(groups, lr=rate)  # type: ignore[call-arg]
     clip = clip_of(optimizer)
     if clip:
         clipped(other, clip)
     return other
+
+
+def weight_decays(optimizer: Optimizer) -> list[float]:
+    """Of each group; 0 where there is none."""
+    return [float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups]
 
 
 def narrowed(

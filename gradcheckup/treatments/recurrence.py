@@ -17,6 +17,12 @@ def is_recurrent(model: nn.Module, layer: WeightLayer) -> bool:
     return isinstance(model.get_submodule(layer.name), (nn.RNNBase, nn.RNNCellBase))
 
 
+def trained(model: nn.Module, layer: WeightLayer) -> bool:
+    """Whether any of a layer's own parameters is not frozen."""
+    parameters = model.get_submodule(layer.name).parameters(recurse=False)
+    return any(each.requires_grad for each in parameters)
+
+
 def initialize(module: nn.Module, layer: WeightLayer) -> None:
     """Orthogonal recurrent weights, Xavier input weights, and gates that keep what they hold.
 
@@ -25,11 +31,13 @@ def initialize(module: nn.Module, layer: WeightLayer) -> None:
     (Jozefowicz et al. 2015; Tallec & Ollivier 2018).
 
     Args:
-        module: A `nn.RNN`, `nn.LSTM`, `nn.GRU` or one of their cells; changed in place.
+        module: A `nn.RNN`, `nn.LSTM`, `nn.GRU` or one of their cells; changed in place, but for
+            what is frozen.
         layer: What is known of it.
     """
     with torch.no_grad():
-        for name, parameter in module.named_parameters(recurse=False):
+        own = [each for each in module.named_parameters(recurse=False) if each[1].requires_grad]
+        for name, parameter in own:
             if name.startswith("weight_hh"):
                 for gate in torch.split(parameter, parameter.shape[1]):
                     _recurrent(gate, relu=_is_relu(module))
@@ -39,7 +47,7 @@ def initialize(module: nn.Module, layer: WeightLayer) -> None:
             elif name.startswith("bias"):
                 parameter.zero_()
         keep = math.log(max(steps(module, layer) - 1, 2))
-        for name, parameter in module.named_parameters(recurse=False):
+        for name, parameter in own:
             if name.startswith("bias_ih") and gates(module):
                 size = _hidden(module)
                 parameter[size : 2 * size] = keep

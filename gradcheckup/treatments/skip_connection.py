@@ -137,7 +137,7 @@ def _is_run_next(model: nn.Module, name: str, layer: str) -> bool:
 
 def _why_not(anatomy: Anatomy) -> str:
     if any(layer.recurrent for layer in anatomy.layers):
-        return "its layers form a loop over time, where the state is handed on already"
+        return "a layer is called again on what it made before, as in a loop over time"
     if any(len(layer.sources) > 1 for layer in anatomy.layers):
         return "its layers are bypassed already"
     return "there are no two weight layers in a row"

@@ -9,12 +9,14 @@ import torch
 
 from gradcheckup.errors import TreatmentError
 from gradcheckup.treatments import recurrence
+from gradcheckup.treatments.anatomy import Anatomy, WeightLayer
 from gradcheckup.treatments.initialization import (
     Drawn,
     Mixing,
     code,
     critical,
     fans,
+    is_drawn,
     mixing,
     unit_variance,
 )
@@ -26,14 +28,9 @@ def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effe
     found = [(layer, mixing(model, layer)) for layer in anatomy.layers]
     layers = [(layer, module) for layer, module in found if module is not None]
     loops = [layer for layer in anatomy.layers if recurrence.is_recurrent(model, layer)]
-    if not layers and not loops:
-        raise TreatmentError(
-            "there is no linear, convolutional or recurrent layer with weights of its own"
-        )
-    if not loops and not anatomy.hidden:
-        raise TreatmentError("there is no hidden layer")
-    if not loops and all(layer.normalised or layer.output for layer, _ in layers):
-        raise TreatmentError("a norm follows every hidden layer, which undoes any scale of weights")
+    loops = [layer for layer in loops if recurrence.trained(model, layer)]
+    if not loops:
+        _check_hidden(anatomy, [layer for layer, _ in layers if not layer.output])
     changes = []
     lines = []
     if variant in _FORMULAS:
@@ -54,6 +51,18 @@ def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effe
     if loops:
         changes.append(Change("orthogonal recurrent weights in", tuple(x.name for x in loops)))
     return Effect(changes=tuple(changes), snippet="\n".join(lines))
+
+
+def _check_hidden(anatomy: Anatomy, drawable: list[WeightLayer]) -> None:
+    if not anatomy.hidden:
+        raise TreatmentError("there is no hidden layer")
+    if not drawable:
+        raise TreatmentError(
+            "expected hidden linear, convolutional or recurrent layers, got none whose weights "
+            "are real numbers, not frozen, and parameters of the layer itself"
+        )
+    if all(layer.normalised for layer in drawable):
+        raise TreatmentError("a norm follows every hidden layer, which undoes any scale of weights")
 
 
 def _normal(_: Mixing, options: Mapping[str, float]) -> float:
@@ -88,7 +97,7 @@ def _draw(name: str, module: Mixing, variant: str, options: Mapping[str, float])
     std = _FORMULAS[variant](module, options)
     with torch.no_grad():
         module.weight.normal_(0, std)
-        if module.bias is not None:
+        if is_drawn(module.bias):
             module.bias.zero_()
     return Drawn(name, std)
 

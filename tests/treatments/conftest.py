@@ -168,6 +168,18 @@ class Recurrent(nn.Module):
         return self.head(self.rnn(x)[0][:, -1])
 
 
+class Scriptable(nn.Module):
+    """Functions between layers, which TorchScript can compile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(INPUTS, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.last = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.sigmoid(self.two(torch.sigmoid(self.one(x)))))
+
+
 class Cell(nn.Module):
     """A recurrence written by hand."""
 
@@ -325,6 +337,7 @@ ZOO = {
         Animal("gru", lambda: Recurrent(nn.GRU), _sequences()),
         Animal("cell", Cell, _sequences()),
         Animal("transformer", Transformer, _sequences()),
+        Animal("scriptable", Scriptable, _rows(), scripts=True),
         Animal("tied", Tied, _rows()),
         Animal("twice", Twice, _rows()),
         Animal("dict", lambda: Several(dict), _rows()),

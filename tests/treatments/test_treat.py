@@ -250,6 +250,18 @@ def test_what_is_made_of_modules_can_be_scripted(zoo: Any, name: str) -> None:
         assert torch.equal(outputs(scripted, zoo[name]), outputs(model, zoo[name])), key
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.parametrize(
+    "key", ["activation", "skip_connection", "skip_connection:dense", "gradient_normalization"]
+)
+def test_what_is_made_of_functions_and_hooks_is_not_scripted_wrongly(zoo: Any, key: str) -> None:
+    """`treat` says so: TorchScript has to refuse it, as it would leave out what was changed."""
+    torch.jit.script(zoo["scriptable"].build())
+    model = treat(zoo["scriptable"].build(), key, zoo["scriptable"].batch).model
+    with pytest.raises((RuntimeError, AttributeError)):
+        torch.jit.script(model)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_seed_gives_the_same_weights(zoo: Any, seed: int) -> None:
     animal = zoo["sequential"]
@@ -341,6 +353,9 @@ def rejected(error: type[Exception], said: str, call: Callable[[], Any]) -> None
         ("", {}, "unknown treatment ''"),
         ("skip_conection", {}, "unknown treatment 'skip_conection'; did you mean skip_connection?"),
         ("activation:rlu", {}, "activation has no variant 'rlu'; did you mean relu?"),
+        ("normalization:", {}, "normalization has no variant '': expected one of auto, batch"),
+        ("optimizer:adam, lr=-1", {}, "optimizer has no variant 'adam, lr=-1'"),
+        ("activation + activation", {}, "expected different treatments, got activation twice"),
         ("activation:step", {}, "expected one of relu, leaky_relu, gelu, selu"),
         ("normalization", {"foo": 1}, "normalization has no options, got 'foo'"),
         ("skip_connection", {"spam": 1}, "no option 'spam'; did you mean span?"),
@@ -355,6 +370,7 @@ def rejected(error: type[Exception], said: str, call: Callable[[], Any]) -> None
         ("weight_scale:normal", {"std": "x"}, "expected std to be a number above 0, got 'x'"),
         ("weight_scale:normal", {"std": float("nan")}, "above 0, got nan"),
         ("weight_scale:normal", {"std": float("inf")}, "above 0, got inf"),
+        ("weight_scale:normal", {"std": 10**400}, "expected std to be a number above 0, got 1000"),
         ("optimizer", {"lr": 0}, "expected lr to be a number above 0, got 0"),
         ("layerwise_training", {"layers_per_stage": 1.5}, "whole number above 0, got 1.5"),
         ("gradient_clipping", {"max_norm": 0}, "expected max_norm to be a number above 0, got 0"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import gradcheckup
 from gradcheckup import treat
-from gradcheckup.treatments.initialization import critical_gain, offset
+from gradcheckup.treatments.gains import critical_gain, offset
 
 CONV = {"kernel_size": 3, "padding": 1}
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = {
@@ -321,5 +321,5 @@ def test_running_statistics_stay_as_they_are() -> None:
 def test_weights_that_are_computed_from_others_are_left_alone() -> None:
     normed = torch.nn.utils.parametrizations.weight_norm
     model = nn.Sequential(normed(nn.Linear(12, 16)), nn.Sigmoid(), normed(nn.Linear(16, 4)))
-    with pytest.raises(gradcheckup.TreatmentError, match="with weights of its own"):
+    with pytest.raises(gradcheckup.TreatmentError, match="and parameters of the layer"):
         treat(model, "weight_scale", torch.randn(8, 12))
