@@ -57,7 +57,7 @@ RULE = Rule(
     summary="where the first NaN or Inf arose in the forward pass",
     formula=(
         "The first layer in execution order whose output holds a NaN or Inf, or the loss. Critical "
-        "when the loss or a parameter's gradient of that step is not finite either, a warning else. "
+        "when the loss or a parameter's gradient of that step is not finite either; or a warning. "
         "Where the signal grew a millionfold on its way there, it overflowed: the weights are too "
         "large."
     ),
