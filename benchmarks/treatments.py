@@ -87,8 +87,8 @@ def _stages(case: Case, treated: Any) -> Iterable[tuple[torch.optim.Optimizer, i
 
 def _best(line: dict[str, Any]) -> float:
     """The best that is known, by a treatment as well."""
-    tried = (line[which] for which in ("first", "random"))
-    return max(line["best_known"], *(trial["score"] for trial in tried if trial))
+    tried = (line[which]["score"] for which in ("first", "random") if line[which])
+    return max(line["best_known"], *tried, 0.0)
 
 
 def _is_near(line: dict[str, Any], which: str) -> bool:

@@ -45,8 +45,8 @@ TREATMENT = Treatment(
     limits=(
         "The gradient at initialisation is what it was: only the updates become healthy, and "
         "where they do not see the input (GC101, blind) that is not enough. Parameter groups are "
-        "kept with the proportions of their learning rates; all other settings are the new "
-        "optimizer's own."
+        "kept, with the proportions of their learning rates and with their weight decay; other "
+        "settings are the new optimizer's own."
     ),
     acts_on="updates",
     apply=_apply,
