@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 
 from torch import nn
@@ -39,6 +40,8 @@ def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
         cells = []  # torch's own recurrent layers have tanh and ReLU alone
     if not sites and not cells:
         raise TreatmentError(_why_not(model, anatomy, variant))
+    swaps = _swaps(anatomy, sites, variant)
+    _check_order(patient, swaps)
     kinds = ", ".join(dict.fromkeys(site.kind for site in sites)) or "tanh"
     modules = list(dict.fromkeys(site.owner for site in sites if not site.functional))
     replacement = _MODULES[variant].__name__
@@ -46,8 +49,8 @@ def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
     snippets += _advice(model, sites, variant)
     for name in modules:
         replace_module(model, name, _MODULES[variant]())
-    for owner, swaps in _swaps(anatomy, sites, variant).items():
-        swap_functions(model.get_submodule(owner), swaps)
+    for owner, of_owner in swaps.items():
+        swap_functions(model.get_submodule(owner), of_owner)
     for name in cells:
         _to_relu(model.get_submodule(name))
         snippets.append(f'# make {name} with nonlinearity="relu"')
@@ -101,6 +104,33 @@ def _swaps(
         kept = frozenset(index for index, site in enumerate(seen) if site not in sites)
         found.setdefault(owner, {})[kind] = Swap(variant, kept)
     return found
+
+
+def _check_order(patient: Patient, swaps: dict[str, dict[str, Swap]]) -> None:
+    """Refuses calls of which some have to stay, where these are not the same ones in each pass."""
+    mixed = {
+        (owner, kind)
+        for owner, of_owner in swaps.items()
+        for kind, swap in of_owner.items()
+        if swap.kept
+    }
+    if not mixed:
+        return
+    owner, kind = min(mixed)
+    repeated = [layer for layer in patient.anatomy.layers if layer.calls > 1]
+    if any(_inside(layer.name, owner) for layer in repeated):
+        raise TreatmentError(
+            f"{kind} is called between layers and elsewhere, in a loop: which call is which "
+            "depends on the number of steps"
+        )
+    if not patient.model.training:
+        return
+    in_eval = examine(copy.deepcopy(patient.model).eval(), patient.loss).activations
+    if in_eval != patient.anatomy.activations:
+        raise TreatmentError(
+            f"{kind} is called between layers and elsewhere, and other calls are made in eval mode "
+            "than in training: which is which cannot be told"
+        )
 
 
 def _inside(name: str, owner: str) -> bool:

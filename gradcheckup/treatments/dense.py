@@ -60,8 +60,21 @@ def connect(model: nn.Module, chains: list[list[WeightLayer]], block: int) -> Ef
 
 def _wide(model: nn.Module, layer: WeightLayer) -> bool:
     module = mixing(model, layer)
+    if module is not None and _is_tied(model, module.weight):
+        return False
     plain = isinstance(module, _ConvNd) and not module.transposed and module.groups == 1
     return isinstance(module, nn.Linear) or plain
+
+
+def _is_tied(model: nn.Module, weight: torch.Tensor) -> bool:
+    """Whether several modules have the same weight, which wider ones could not have."""
+    holders = [
+        module
+        for module in model.modules()
+        for each in module.parameters(recurse=False)
+        if each is weight
+    ]
+    return len(holders) > 1
 
 
 def _dim(model: nn.Module, layer: WeightLayer) -> int:

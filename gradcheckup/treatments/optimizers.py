@@ -54,12 +54,14 @@ def exchanged(optimizer: Optimizer, kind: type[Optimizer], rate: float) -> Optim
     Args:
         optimizer: The present one.
         kind: Class of the new one.
-        rate: Its learning rate; groups keep the proportions they have to the first one.
+        rate: Its learning rate; groups keep the proportions they have to the first one whose rate
+            is not 0, as all are where a warm-up begins.
     """
-    first = optimizer.param_groups[0].get("lr") or 1.0
+    rates = [float(group.get("lr", 1.0)) for group in optimizer.param_groups]
+    first = next(filter(None, rates), None)
     groups: list[dict[str, Any]] = [
-        {"params": group["params"], "lr": rate * float(group.get("lr", first)) / float(first)}
-        for group in optimizer.param_groups
+        {"params": group["params"], "lr": rate * own / first if first else rate}
+        for group, own in zip(optimizer.param_groups, rates, strict=True)
     ]
     decays = weight_decays(optimizer)
     if any(decays):

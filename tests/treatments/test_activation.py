@@ -186,3 +186,42 @@ def test_gates_and_what_stands_at_the_loss_stay() -> None:
 def test_where_it_does_not_apply_it_says_why(model: nn.Module, said: str) -> None:
     with pytest.raises(gradcheckup.TreatmentError, match=said):
         treat(model, "activation", batch(16, 12))
+
+
+class GatedInTraining(Mixed):
+    """The first sigmoid is a gate in training, and one between layers in eval mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.one(x)
+        if self.training:
+            h = h * torch.sigmoid(self.gate(x))
+        return self.last(torch.sigmoid(self.two(h)))
+
+
+class GatedLoop(nn.Module):
+    """In each step a gate and an activation, of one kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.state, self.last = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(x.shape[1], 8)
+        for step in x:
+            state = torch.tanh(self.state(state)) + torch.sigmoid(self.gate(step)) * state
+            state = torch.sigmoid(self.state(state))
+        return self.last(state)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "said"),
+    [
+        (GatedInTraining(), (16, 12), "other calls are made in eval mode than in training"),
+        (GatedLoop(), (6, 4, 5), "which call is which depends on the number of steps"),
+    ],
+)
+def test_gates_that_cannot_be_told_apart_are_not_guessed(
+    model: nn.Module, shape: tuple[int, ...], said: str
+) -> None:
+    with pytest.raises(gradcheckup.TreatmentError, match=said):
+        treat(model, "activation", batch(*shape))

@@ -109,6 +109,22 @@ def test_weights_decay_as_they_did() -> None:
         torch.testing.assert_close(after, before * (1 - 0.5 * 0.2))
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((0.0, 0.0), (1e-3, 1e-3)), ((0.0, 0.1), (0.0, 1e-3)), ((0.1, 0.0), (1e-3, 0.0))],
+)
+def test_rates_of_zero(before: tuple[float, float], after: tuple[float, float]) -> None:
+    """All are 0 in the first step of a warm-up; a single one keeps its group still."""
+    model = net()
+    groups = [
+        {"params": part.parameters(), "lr": rate}
+        for part, rate in zip((model[0], model[2]), before, strict=True)
+    ]
+    result = treat(model, "optimizer", X, optimizer=torch.optim.SGD(groups))
+    assert result.optimizer is not None
+    assert [each["lr"] for each in result.optimizer.param_groups] == pytest.approx(after)
+
+
 def test_frozen_parameters_stay_as_they_are() -> None:
     model = net()
     model[0].requires_grad_(requires_grad=False)

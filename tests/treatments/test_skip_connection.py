@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import gradcheckup
 from gradcheckup import treat
@@ -268,3 +269,71 @@ def test_where_it_does_not_apply_it_says_why(
         treat(model, "skip_connection", batch(5, INPUTS), **options)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(INPUTS, WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.one, self.two = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        return self.last(torch.tanh(self.two(torch.tanh(self.one(x)))))
+
+
+def test_tied_weights_stay_tied() -> None:
+    torch.manual_seed(0)
+    model, x = Tied(), batch(5, INPUTS)
+    for key, widened in (("skip_connection", ()), ("skip_connection:dense", ("last",))):
+        result = treat(model, key, x)
+        treated = result.model
+        assert treated.one.weight is treated.two.weight
+        assert torch.equal(treated.one.weight, model.one.weight)
+        assert not widened or result.changes[0].layers == widened
+
+
+def test_a_shortcut_into_a_checkpoint_is_refused() -> None:
+    """Its end would run again in the backward pass, without what it adds: wrong gradients."""
+
+    class Net(InForward):
+        def forward(self, x: Tensor) -> Tensor:
+            first, second, *others = self.layers
+            x = torch.sigmoid(second(torch.sigmoid(first(x))))
+            for layer in others:
+                x = checkpoint(_sigmoid_of(layer), x, use_reentrant=False)
+            return self.last(x)
+
+    with pytest.raises(gradcheckup.TreatmentError, match="runs the end of a shortcut again"):
+        treat(Net(), "skip_connection", batch(5, INPUTS))
+
+
+def _sigmoid_of(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda x: torch.sigmoid(layer(x))
+
+
+def test_a_shortcut_out_of_a_checkpoint_and_one_inside() -> None:
+    class Net(InForward):
+        def forward(self, x: Tensor) -> Tensor:
+            first, *others = self.layers
+            x = checkpoint(self.through, torch.sigmoid(first(x)), others, use_reentrant=False)
+            return self.last(x)
+
+        def through(self, x: Tensor, layers: list[nn.Module]) -> Tensor:
+            for layer in layers:
+                x = torch.sigmoid(layer(x))
+            return x
+
+    torch.manual_seed(0)
+    model, x = Net(), batch(5, INPUTS)
+    treated = treat(model, "skip_connection", x).model
+    for _ in range(2):
+        treated.zero_grad()
+        found, expected = treated(x), forward_of(model, "sigmoid", x)
+        assert torch.equal(found, expected)
+        model.zero_grad()
+        found.square().sum().backward()
+        expected.square().sum().backward()
+        for one, other in zip(treated.parameters(), model.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad)

@@ -404,7 +404,6 @@ def test_recurrent_layers_that_are_frozen_keep_their_values() -> None:
         ("activation:gelu", None),
         ("normalization", "every hidden weight layer is followed by a norm already"),
         ("skip_connection", None),
-        ("gradient_normalization", None),
     ],
 )
 def test_a_resnet(key: str, reason: str | None) -> None:

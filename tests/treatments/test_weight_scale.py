@@ -32,6 +32,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("variant", ["normal", "xavier", "he"])
 def test_weights_have_the_variance_of_the_formula(name: str, variant: str) -> None:
