@@ -180,7 +180,8 @@ TREATMENT = Treatment(
         "Gates, attention and the output keep their activations, and so do the cells of LSTM and "
         "GRU; an nn.RNN can become one of ReLU with identity weights. Functions in a forward are "
         "exchanged by a subclass of the model's class, made on the fly: the model trains, saves, "
-        "copies and compiles, and can be scripted once the snippet is in your own code."
+        "copies and compiles, and can be scripted once the snippet is in your own code. Refused "
+        "where gates and hidden activations are functions of one kind in a loop over time."
     ),
     acts_on="flow",
     apply=_apply,

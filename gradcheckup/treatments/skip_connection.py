@@ -157,7 +157,9 @@ TREATMENT = Treatment(
         "Only around layers that keep the shape of what they are given, and that no path leads "
         "around already. Where the layers do not stand in one nn.Sequential the sum is made by "
         "hooks: the model trains, saves, copies and compiles, and can be scripted once the "
-        "snippet is in your own code."
+        "snippet is in your own code. Not from outside into a checkpoint, which would run its end "
+        "again alone. dense widens no layer whose weights are frozen, tied or computed from "
+        "others, and is made by hooks always."
     ),
     acts_on="flow",
     apply=_apply,

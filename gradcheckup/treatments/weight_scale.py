@@ -116,7 +116,8 @@ TREATMENT = Treatment(
     options={"std": 1.0},
     only={"std": ("normal",)},
     limits=(
-        "Not where a norm follows every hidden layer, which undoes any scale. Recurrent layers "
+        "Not where a norm follows every hidden layer, which undoes any scale. Frozen weights keep "
+        "their values, and so do those computed from others (weight_norm). Recurrent layers "
         "get orthogonal recurrent weights, and an LSTM or GRU gates that keep their state over "
         "the length of the sequence; attention keeps its weights. xavier and he know neither the "
         "slope of the activation nor its value at 0, so that they do not suffice behind sigmoids; "
