@@ -87,18 +87,6 @@ def whole(case: Case, optimizer: torch.optim.Optimizer) -> list[tuple[torch.opti
     return [(optimizer, case.task.budget)]
 
 
-def untreated(case: Case, seed: int) -> float:
-    """What becomes of the net as it is."""
-    torch.manual_seed(seed)
-    model = case.build()
-    return score(case, model, whole(case, case.make_optimizer(model.parameters())), seed)
-
-
-def is_sick(case: Case, reached: float) -> bool:
-    """Whether a net that reached a score counts as sick: the limit of its task."""
-    return reached <= case.task.fails
-
-
 def best_known(case: Case, seed: int) -> float:
     """The best score of some configurations of the architecture that are known to work."""
     return max(_scores(case, seed))

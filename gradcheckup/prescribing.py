@@ -29,7 +29,7 @@ from gradcheckup.treating import run
 from gradcheckup.treatments import TREATMENTS
 from gradcheckup.treatments.course import Dose, Treated, administer, parse
 from gradcheckup.treatments.optimizers import default
-from gradcheckup.trials import Course, candidates, divided, drawn, measure, train
+from gradcheckup.trials import Course, candidates, divided, drawn, in_any_case, measure, train
 
 OnTrial = Callable[[str, int, int], None]
 """Called with what is being tried, the number of finished steps, and of all steps."""
@@ -74,7 +74,8 @@ def prescribe(
         optimizer: As for `diagnose`.
         compute_loss: As for `diagnose`; accuracy is not measured with it.
         treatments: What to try, as ``["normalization", "activation:gelu + optimizer"]``, or
-            ``"all"``. What the findings call for when left out; nothing for a healthy model.
+            ``"all"``. When left out: what the findings call for; for a healthy model that learns,
+            nothing; for one that learns nothing all the same, what mends nearly any net.
         budget: Training steps of each trial, or a time for all of them together: ``"60s"``,
             ``"5m"``.
         seeds: How often each trial is made, with seeds from `seed` on.
@@ -114,7 +115,7 @@ def prescribe(
     )
     before = examine(model, optimizer=optimizer)
     texts = candidates(before) if asked is None else asked
-    if not texts:
+    if not texts and not before.healthy:
         return Prescription(before=before)
     loss = copy.deepcopy(criterion) if isinstance(criterion, nn.Module) else criterion
     training, held_out = divided(taken)
@@ -132,7 +133,7 @@ def prescribe(
         seeds=tuple(range(seed, seed + seeds)),
     )
     if isinstance(budget, str):
-        clinic = clinic.within(_seconds(budget), trials=len(texts) + 2)
+        clinic = clinic.within(_seconds(budget), trials=len(texts or in_any_case()) + 2)
     return clinic.prescribe(texts, on_trial)
 
 
@@ -150,11 +151,23 @@ class _Clinic:
     def prescribe(self, texts: Sequence[str], on_trial: OnTrial | None) -> Prescription:
         """Makes all trials, and the two controls."""
         each = self.course.budget * len(self.seeds)
-        progress = _Progress(on_trial, total=each * (len(texts) + 2))
+        progress = _Progress(on_trial, total=each * (len(texts) + 2 if texts else 1))
         clinic = replace(self, course=replace(self.course, on_step=progress.step))
         first = measure(self.treat((), self.seeds[0]).model, self.course, self.seeds[0])
         progress.start("doing nothing", 0)
         nothing = clinic.trial("do nothing", ())
+        untreated = Prescription(
+            before=self.before,
+            nothing=nothing,
+            budget=self.course.budget,
+            held_out=self.course.aside,
+            first_loss=first.loss,
+        )
+        if not texts:
+            if untreated.learns:
+                return untreated
+            texts = in_any_case()
+            progress.total = each * (len(texts) + 2)
         trials: list[Trial] = []
         refused: list[tuple[str, str]] = []
         for index, text in enumerate(texts, 1):
@@ -164,16 +177,11 @@ class _Clinic:
             except TreatmentError as error:
                 refused.append((text, str(error)))
         progress.start("a random treatment", (len(texts) + 1) * each)
-        course = self.course
-        return Prescription(
-            before=self.before,
+        return replace(
+            untreated,
             trials=ranked(trials, nothing),
-            nothing=nothing,
             random=clinic.random(),
             refused=tuple(refused),
-            budget=course.budget,
-            held_out=0 if course.held_out is course.training else len(course.held_out),
-            first_loss=first.loss,
         )
 
     def treat(self, doses: Sequence[Dose], seed: int) -> Treated:

@@ -24,12 +24,14 @@ class Outcome:
             than five); NaN or infinite where training broke.
         accuracy: Share of right classes on them; None where it is no classification.
         samples: How many classes were asked for; 0 where it is no classification.
+        chance: Share of the most frequent class among them, which a constant answer reaches.
     """
 
     seed: int
     loss: float
     accuracy: float | None = None
     samples: int = 0
+    chance: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,8 @@ class Prescription:
     Attributes:
         before: The report of the untreated model.
         trials: Every treatment that was tried, best first.
-        nothing: The untreated model, trained alike; None where nothing was tried.
+        nothing: The untreated model, trained alike; None where no treatment helps against what
+            was found.
         random: A treatment drawn at random, trained alike; None where nothing was tried.
         refused: Treatments that do not apply, and why.
         budget: Training steps of each trial.
@@ -119,6 +122,28 @@ class Prescription:
     budget: int = 0
     held_out: int = 0
     first_loss: float | None = None
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is something to cure: a critical finding, or that it does not learn."""
+        return not self.before.healthy or self.learns is False
+
+    @property
+    def learns(self) -> bool | None:
+        """Whether the untreated model learnt something; None where that was not tried.
+
+        Its accuracy is above that of a constant answer by more than chance gives; where it is no
+        classification, it took 5% off the loss.
+        """
+        if self.nothing is None:
+            return None
+        chances = [each.chance for each in self.nothing.outcomes if each.chance is not None]
+        if not chances or self.nothing.accuracy is None:
+            return self.nothing.loss < (self.first_loss or math.inf) * (1 - _SAME_LOSS)
+        count = sum(each.samples for each in self.nothing.outcomes)
+        chance = sum(chances) / len(chances)
+        error = math.sqrt(chance * (1 - chance) / count)
+        return self.nothing.accuracy > chance + max(_SAME_ACCURACY, _ERRORS * error)
 
     @property
     def best(self) -> Trial | None:

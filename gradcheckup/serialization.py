@@ -111,6 +111,7 @@ def dump_prescription(prescription: Prescription, path: str | Path | None = None
         "budget": prescription.budget,
         "held_out_batches": prescription.held_out,
         "first_loss": _encode(prescription.first_loss, float | None),
+        "learns": prescription.learns,
         "best": best.treatment if best else None,
         "before": _document(prescription.before),
         "trials": [_trial(each) for each in prescription.trials],
@@ -131,7 +132,13 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "loss": _encode(trial.loss, float),
         "accuracy": trial.accuracy,
         "outcomes": [
-            {"seed": each.seed, "loss": _encode(each.loss, float), "accuracy": each.accuracy}
+            {
+                "seed": each.seed,
+                "loss": _encode(each.loss, float),
+                "accuracy": each.accuracy,
+                "samples": each.samples,
+                "chance": each.chance,
+            }
             for each in trial.outcomes
         ],
         "changes": [{"what": each.what, "layers": list(each.layers)} for each in treated.changes],

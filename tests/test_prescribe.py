@@ -166,11 +166,46 @@ def test_seeds_are_averaged() -> None:
 def test_a_healthy_model_is_left_alone() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    made = gradcheckup.prescribe(model, digits(6), CROSS_ENTROPY)
+    made = gradcheckup.prescribe(model, digits(6), CROSS_ENTROPY, budget=40)
     assert made.before.healthy
+    assert made.learns
+    assert not made.needed
     assert made.trials == ()
     assert made.best is None
-    assert "Nothing to cure" in str(made)
+    assert "Nothing to cure: it learns." in str(made)
+
+
+def test_a_model_that_learns_nothing_without_a_finding_is_treated() -> None:
+    """Targets that a healthy net cannot learn; of 10 classes the commonest makes 0.11 to 0.3."""
+    generator = torch.Generator().manual_seed(0)
+    data = [
+        (torch.randn(64, 64, generator=generator), torch.randint(10, (64,), generator=generator))
+        for _ in range(12)
+    ]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    made = gradcheckup.prescribe(model, data, CROSS_ENTROPY, budget=10)
+    assert made.before.healthy
+    assert made.learns is False
+    assert made.needed
+    assert made.best is None
+    assert {"normalization", "weight_scale", "optimizer"} <= {x.treatment for x in made.trials}
+    assert made.nothing is not None
+    (outcome,) = made.nothing.outcomes
+    counts = torch.cat([y for _, y in data[10:]]).bincount()
+    assert outcome.samples == 128
+    assert outcome.chance == pytest.approx(int(counts.max()) / 128)
+    text = str(made)
+    assert "No critical finding, but after 10 steps it has learnt nothing." in text
+    assert "Look at the data and the loss" in text
+
+
+def test_whether_a_regression_learns_is_told_from_its_loss(trial: Callable[..., Trial]) -> None:
+    def learns(loss: float) -> bool | None:
+        nothing = trial("do nothing", None, loss)
+        return Prescription(before=nothing.after, nothing=nothing, first_loss=1.0).learns
+
+    assert [learns(0.5), learns(0.97), learns(math.nan)] == [True, False, False]
 
 
 def test_nothing_helps_against_targets_that_have_nothing_to_do_with_the_inputs() -> None:

@@ -42,11 +42,16 @@ def render_prescription(
     for finding in before.findings:
         if finding.prescriptions or finding.severity.rank:
             page.write(f"{finding.code} {finding.rule}  {finding.severity.value}")
-    if prescription.nothing is None:
+    if not prescription.trials and not prescription.refused:
         page.gap()
         page.write(_why_nothing(prescription))
         return page.text()
     page.gap()
+    if before.healthy and prescription.learns is False:
+        page.write(
+            f"No critical finding, but after {count(prescription.budget, 'step')} it has learnt "
+            "nothing."
+        )
     page.write(_how(prescription))
     page.table(_table(prescription, page))
     page.gap()
@@ -55,6 +60,11 @@ def render_prescription(
     best = prescription.best
     if best is None:
         page.write("Nothing that was tried helps.", style="bold")
+        if before.healthy and prescription.learns is False:
+            page.write(
+                "Look at the data and the loss: targets that have nothing to do with the inputs "
+                "look like this."
+            )
     else:
         for change in best.treated.changes:
             page.write(f"{change.what} {fold(change.layers)}".rstrip())
@@ -65,11 +75,17 @@ def render_prescription(
 
 
 def _why_nothing(prescription: Prescription) -> str:
-    if prescription.before.healthy:
-        return "Nothing to cure. --treatments all tries every treatment all the same."
+    nothing = prescription.nothing
+    if nothing is None:
+        return (
+            "No treatment helps against this: the code has to change where the finding says. "
+            "gradcheckup diagnose shows it."
+        )
+    accuracy = "" if nothing.accuracy is None else f", the accuracy is {nothing.accuracy:.2f}"
     return (
-        "No treatment helps against this: the code has to change where the finding says. "
-        "gradcheckup diagnose shows it."
+        f"Nothing to cure: it learns. In {count(prescription.budget, 'step')} the loss went from "
+        f"{number(prescription.first_loss)} to {number(nothing.loss)}{accuracy}. --treatments all "
+        "tries every treatment all the same."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gradcheckup.records import Finding, Severity
 from gradcheckup.report import Report
@@ -19,8 +19,6 @@ _PAIRS = (
     ("skip_connection", "normalization"),
     ("skip_connection", "activation"),
     ("weight_scale", "gradient_clipping"),
-    ("optimizer", "layerwise_training"),
-    ("gradient_normalization", "optimizer"),
 )
 """Pairs whose parts do not undo each other, in the order in which they are applied: one of them
 mends what flows, the other what the optimizer makes of it, or the other half of the flow."""
@@ -36,15 +34,18 @@ def candidates(report: Report) -> tuple[str, ...]:
     prescribed = [key for finding in _pressing(report) for key in finding.prescriptions]
     if not prescribed:
         return ()
-    singles = list(dict.fromkeys((*prescribed, *_FLOW, "optimizer")))
-    return (
-        *singles,
-        *(" + ".join(group) for group in (*_PAIRS, *_TRIPLES) if _fits(group, singles)),
-    )
+    return _with_pairs(dict.fromkeys((*prescribed, *_FLOW, "optimizer")))
 
 
-def _fits(group: tuple[str, ...], singles: list[str]) -> bool:
-    return all(key in singles for key in group)
+def in_any_case() -> tuple[str, ...]:
+    """The treatments to try where a model does not learn and nothing was found."""
+    return _with_pairs(dict.fromkeys((*_FLOW, "skip_connection", "optimizer", "gradient_clipping")))
+
+
+def _with_pairs(singles: Iterable[str]) -> tuple[str, ...]:
+    keys = list(singles)
+    groups = (group for group in (*_PAIRS, *_TRIPLES) if all(key in keys for key in group))
+    return (*keys, *map(" + ".join, groups))
 
 
 def _pressing(report: Report) -> Iterator[Finding]:

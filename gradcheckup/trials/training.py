@@ -39,6 +39,11 @@ class Course:
     budget: int
     on_step: Callable[[], None] = field(default=lambda: None)
 
+    @property
+    def aside(self) -> int:
+        """How many batches are kept from training."""
+        return 0 if self.held_out is self.training else len(self.held_out)
+
 
 def divided(taken: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     """Batches to train on and the last fifth to judge by; all for both where there are few."""
@@ -116,28 +121,32 @@ def measure(model: nn.Module, course: Course, seed: int) -> Outcome:
     device = next(model.parameters()).device
     model.eval()
     losses: list[float] = []
-    right: list[Tensor] = []
+    answers: list[tuple[Tensor, Tensor]] = []
     try:
         for given in course.held_out:
             batch = batches.copied(given, device)
             losses.append(float(course.objective.loss(model, batch).detach()))
-            found = _hits(model, batches.copied(given, device), course.objective)
+            found = _classes(model, batches.copied(given, device), course.objective)
             if found is not None:
-                right.append(found)
+                answers.append(found)
     finally:
         for module, training in modes:
             module.training = training
-    hits = torch.cat(right) if right else None
+    loss = sum(losses) / len(losses)
+    if not answers:
+        return Outcome(seed=seed, loss=loss)
+    said, right = (torch.cat(parts) for parts in zip(*answers, strict=True))
     return Outcome(
         seed=seed,
-        loss=sum(losses) / len(losses),
-        accuracy=None if hits is None else float(hits.float().mean()),
-        samples=0 if hits is None else len(hits),
+        loss=loss,
+        accuracy=float((said == right).float().mean()),
+        samples=len(right),
+        chance=float((right == right.mode().values).float().mean()),
     )
 
 
-def _hits(model: nn.Module, batch: Any, objective: Objective) -> Tensor | None:
-    """Which samples got the right class; None where it is no classification."""
+def _classes(model: nn.Module, batch: Any, objective: Objective) -> tuple[Tensor, Tensor] | None:
+    """The classes that a model names and the right ones; None where it is no classification."""
     if objective.compute_loss is not None:
         return None
     with torch.no_grad():
@@ -146,13 +155,13 @@ def _hits(model: nn.Module, batch: Any, objective: Objective) -> Tensor | None:
         return None
     if not targets.is_floating_point() and outputs.ndim == targets.ndim + 1:
         classes_last = outputs.shape[:-1] == targets.shape
-        found = outputs.argmax(-1 if classes_last else 1)
-        return (found == targets).flatten() if found.shape == targets.shape else None
+        said = outputs.argmax(-1 if classes_last else 1)
+        return (said.flatten(), targets.flatten()) if said.shape == targets.shape else None
     binary = bool(((targets == 0) | (targets == 1)).all())
     if binary and outputs.numel() == targets.numel() and _is_binary(objective.criterion):
         given = isinstance(objective.criterion, nn.BCELoss)
-        found = outputs.reshape(targets.shape) > (0.5 if given else 0.0)
-        return (found == targets.bool()).flatten()
+        said = outputs.reshape(targets.shape) > (0.5 if given else 0.0)
+        return said.flatten(), targets.bool().flatten()
     return None
 
 
