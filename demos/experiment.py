@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,9 +46,10 @@ class Case:
     seed: int
 
     @classmethod
-    def build(cls, data: str, root: str, epochs: int | None, seed: int) -> Case:
-        """The net and its data; the same for the same seed."""
-        samples = digits() if data == "digits" else fashion_mnist(root)
+    def build(cls, options: Namespace, seed: int) -> Case:
+        """The net and the data that the options name; the same for the same seed."""
+        digital = options.data == "digits"
+        samples = digits() if digital else fashion_mnist(options.data_root)
         inputs, targets = next(iter(DataLoader(samples, batch_size=len(samples))))
         order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
         aside = round(HELD_OUT * len(inputs))
@@ -59,7 +61,7 @@ class Case:
             criterion=nn.CrossEntropyLoss(),
             training=(inputs[order[aside:]], targets[order[aside:]]),
             held_out=(inputs[order[:aside]], targets[order[:aside]]),
-            epochs=epochs or EPOCHS[data],
+            epochs=options.epochs or EPOCHS[options.data],
             seed=seed,
         )
 
@@ -150,11 +152,13 @@ class Reading:
 
     Attributes:
         measure: Its name.
+        short: The same in one word.
         values: One, or one a stage.
         healthy: The range they are to lie in.
     """
 
     measure: str
+    short: str
     values: tuple[float, ...]
     healthy: tuple[float, float]
 
@@ -173,12 +177,12 @@ Measure = Callable[[Course], Reading]
 
 def flow(course: Course) -> Reading:
     """The gradient of the first layer over that of the last hidden one, before the training."""
-    return _flow("gradient ratio", course.report)
+    return _flow("gradient ratio", "gradient", course.report)
 
 
 def flow_of_stages(course: Course) -> Reading:
     """The same of each shallow net that is trained on the way to the whole one."""
-    return _flow("gradient ratio in each stage", *course.stages[:-1])
+    return _flow("gradient ratio in each stage", "stages", *course.stages[:-1])
 
 
 def updates(course: Course) -> Reading:
@@ -187,21 +191,23 @@ def updates(course: Course) -> Reading:
     slowest = course.report.step(-1).smallest_update_ratio
     return Reading(
         measure="smallest update ratio",
+        short="updates",
         values=() if slowest is None else (slowest,),
         healthy=(limits.moving_update, limits.oversized_update),
     )
 
 
-def _flow(measure: str, *reports: Report) -> Reading:
+def _flow(measure: str, short: str, *reports: Report) -> Reading:
     limits = reports[0].thresholds
     ratios = [report.end_to_end_ratio for report in reports]
     return Reading(
         measure=measure,
+        short=short,
         values=tuple(0.0 if ratio is None else ratio for ratio in ratios),
         healthy=(limits.gradient_ratio_low, limits.gradient_ratio_high),
     )
 
 
 def number(value: float) -> str:
-    """Two digits: ``7.3e-06``, ``0.55``, ``990``."""
-    return f"{float(f'{value:.2g}'):g}"
+    """Two digits: ``7.3e-6``, ``0.55``, ``990``."""
+    return f"{float(f'{value:.2g}'):g}".replace("e-0", "e-")

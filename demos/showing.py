@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -25,8 +26,8 @@ def run(
 ) -> None:
     """Shows one mitigation, as a script; exits with 0 where it is healthy in its own measure."""
     with failures():
-        options = parse(text, lambda parser: parser.add_argument("--seed", type=whole, default=0))
-        case = Case.build(options.data, options.data_root, options.epochs, options.seed)
+        options = parser(text).parse_args()
+        case = Case.build(options, options.seed)
         treated = apply(case)
         name = " + ".join(treated.treatments)
         print(f"{text}\nBEFORE\n\n{case.diagnose(case.model, case.optimizer)}\n\nTREATMENT\n")
@@ -81,20 +82,20 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see --help\n")
 
 
-def parse(text: str | None, add: Callable[[argparse.ArgumentParser], object]) -> argparse.Namespace:
-    """The options that all demos have, and one more."""
-    parser = Parser(
+def parser(text: str | None) -> argparse.ArgumentParser:
+    """The options that all demos have."""
+    made = Parser(
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--data", choices=list(EPOCHS), default="digits")
-    parser.add_argument("--data-root", default="data", help="where FashionMNIST is or goes")
+    made.add_argument("--data", choices=list(EPOCHS), default="digits")
+    made.add_argument("--data-root", default="data", help="where FashionMNIST is or goes")
     epochs = ", ".join(f"{count} for {data}" for data, count in EPOCHS.items())
-    parser.add_argument("--epochs", type=positive, help=f"of each training ({epochs})")
-    parser.add_argument("--plot", type=figure, metavar="FILE", help="a .png, .svg or .pdf to draw")
-    add(parser)
-    return parser.parse_args()
+    made.add_argument("--epochs", type=positive, help=f"of each training ({epochs})")
+    made.add_argument("--seed", type=whole, default=0, help="of weights and data (0)")
+    made.add_argument("--plot", type=figure, metavar="FILE", help="a .png, .svg or .pdf to draw")
+    return made
 
 
 def whole(text: str) -> int:
@@ -134,6 +135,9 @@ def failures() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 @contextmanager
