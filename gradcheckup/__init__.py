@@ -44,16 +44,22 @@ if TYPE_CHECKING:
     from gradcheckup.checkup import assert_healthy, diagnose
     from gradcheckup.prescribing import prescribe
     from gradcheckup.reports.figure import plot_profiles
+    from gradcheckup.rules import Rule, choose_rules
+    from gradcheckup.settings import Settings, load_settings
     from gradcheckup.treating import treat
     from gradcheckup.treatments.course import Treated
 
 __version__ = VERSION
 
-# Imported when they are first used: torch takes seconds, and a figure is not always wanted.
+# Imported when they are first used: torch takes seconds, and not all is always wanted.
 _LAZY = {
+    "Rule": "gradcheckup.rules",
+    "Settings": "gradcheckup.settings",
     "Treated": "gradcheckup.treatments.course",
     "assert_healthy": "gradcheckup.checkup",
+    "choose_rules": "gradcheckup.rules",
     "diagnose": "gradcheckup.checkup",
+    "load_settings": "gradcheckup.settings",
     "plot_profiles": "gradcheckup.reports.figure",
     "prescribe": "gradcheckup.prescribing",
     "treat": "gradcheckup.treating",
@@ -89,6 +95,8 @@ __all__ = [
     "Report",
     "ReportError",
     "Role",
+    "Rule",
+    "Settings",
     "Severity",
     "Step",
     "TargetError",
@@ -101,9 +109,11 @@ __all__ = [
     "Vitals",
     "__version__",
     "assert_healthy",
+    "choose_rules",
     "compare",
     "diagnose",
     "load_report",
+    "load_settings",
     "plot_profiles",
     "prescribe",
     "treat",

@@ -73,7 +73,7 @@ def diagnose(
     if type(steps) is not int or steps < 1:
         raise UsageError(f"expected steps to be a whole number of at least 1, got {steps!r}")
     limits = _limits(thresholds)
-    chosen = rules.choose(select, ignore)
+    chosen = rules.choose_rules(select, ignore)
     with rehearsal(model, optimizer, criterion, seed) as patient:
         taken, notes = batches.take(data, steps)
         objective = Objective(patient.criterion, compute_loss)

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+# The tests of the plugin run pytest inside pytest.
+pytest_plugins = ["pytester"]
+
 torch.set_num_threads(1)
 
 

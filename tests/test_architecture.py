@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 import gradcheckup
+import pytest_gradcheckup
 from gradcheckup import Recording, Report, Step
 
 PACKAGE = Path(gradcheckup.__file__).parent
+PLUGIN = Path(pytest_gradcheckup.__file__).parent
 
 # A part of the package is a module or a folder directly in it. Beside what is named here, every
 # part may import the standard library and itself.
@@ -65,8 +67,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     # The public names; what needs torch is imported when it is first used.
     "__init__": RECORDS
-    | {"comparison", "report", "reports", "serialization", "prescription"}
+    | {"comparison", "report", "reports", "rules", "serialization", "settings", "prescription"}
     | {"checkup", "prescribing", "treating", "treatments"},
+}
+# The plugin sees the public names of gradcheckup alone, and itself.
+PLUGIN_MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": set(),
+    "plugin": {"pytest"},
+    "tracebacks": {"pytest", "gradcheckup"},
+    "settings": {"pytest", "gradcheckup"},
+    "claims": {"gradcheckup"},
+    "majority": {"gradcheckup"},
+    "failures": {"gradcheckup"},
+    "randomness": {"torch", "numpy"},
+    "fixture": {"pytest", "gradcheckup", "torch", "typing_extensions"},
 }
 # The command line imports torch when it is due, in a function.
 NEED_TORCH = {part for part, may in MAY_IMPORT.items() if "torch" in may} - {"cli"}
@@ -169,6 +183,56 @@ def test_allowed_imports_are_not_complained_about(tmp_path: Path) -> None:
     assert violations(tmp_path, MAY_IMPORT) == []
 
 
+def plugin_violations(root: Path) -> list[str]:
+    """Every import of the plugin that its table does not allow, or that is no public name."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        allowed = PLUGIN_MAY_IMPORT[path.stem] | {"pytest_gradcheckup"}
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [(alias.name, "") for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [(node.module or "", alias.name) for alias in node.names]
+            else:
+                continue
+            for module, name in names:
+                package = module.partition(".")[0]
+                private = package == "gradcheckup" and (
+                    module != package or (name and name not in gradcheckup.__all__)
+                )
+                if private or (package not in allowed and package not in sys.stdlib_module_names):
+                    found.append(f"{path.name}:{node.lineno} imports {module} {name}".rstrip())
+    return found
+
+
+def test_the_plugin_imports_public_names_alone() -> None:
+    assert plugin_violations(PLUGIN) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from gradcheckup.rules import RULES\n",
+        "import gradcheckup.rules\n",
+        "from gradcheckup import checkup\n",
+        "def f():\n    import gradcheckup\n",
+        "import torch\n",
+    ],
+)
+def test_the_table_of_the_plugin_is_enforced(tmp_path: Path, source: str) -> None:
+    (tmp_path / "plugin.py").write_text(source)
+    assert len(plugin_violations(tmp_path)) == 1
+
+
+def test_loading_the_plugin_loads_nothing_else() -> None:
+    """Every run of pytest pays for it: counted in modules, which no busy machine changes."""
+    _run(
+        "import sys, pytest\nbefore = set(sys.modules)\nimport pytest_gradcheckup.plugin\n"
+        "loaded = set(sys.modules) - before\n"
+        "assert loaded == {'pytest_gradcheckup', 'pytest_gradcheckup.plugin'}, loaded"
+    )
+
+
 def test_hooks_are_registered_in_few_places() -> None:
     places = {
         path.relative_to(PACKAGE).as_posix()
@@ -265,5 +329,5 @@ def test_the_version_is_that_of_the_distribution() -> None:
 
 
 def test_public_functions_and_modules_are_documented() -> None:
-    for path in PACKAGE.rglob("*.py"):
+    for path in (*PACKAGE.rglob("*.py"), *PLUGIN.rglob("*.py")):
         assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), f"{path} says nothing"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from gradcheckup.errors import UsageError
-from gradcheckup.rules import choose
+from gradcheckup.rules import choose_rules
 from gradcheckup.settings import Settings, check_threshold
 from gradcheckup.thresholds import Thresholds
 
@@ -113,7 +113,7 @@ def checkup(given: dict[str, Any], settings: Settings) -> Checkup:
     seed = first(given["seed"], settings.seed, 0)
     select = split(given["select"]) or settings.select
     ignore = split(given["ignore"]) or settings.ignore
-    choose(select, ignore)
+    choose_rules(select, ignore)
     hyperparameters = {
         name: given[name] for name in ("lr", "momentum", "weight_decay") if given[name] is not None
     }

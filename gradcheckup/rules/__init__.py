@@ -62,7 +62,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def choose(select: Iterable[str] | None, ignore: Iterable[str] | None) -> tuple[Rule, ...]:
+def choose_rules(select: Iterable[str] | None, ignore: Iterable[str] | None) -> tuple[Rule, ...]:
     """The rules that are selected and not ignored.
 
     Args:
@@ -121,4 +121,4 @@ def _matches(rule: Rule, word: str) -> bool:
     return bool(word) and (rule.code.lower().startswith(word) or rule.name == word)
 
 
-__all__ = ["RULES", "Rule", "choose", "judge"]
+__all__ = ["RULES", "Rule", "choose_rules", "judge"]

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from gradcheckup.errors import UsageError
-from gradcheckup.rules import RULES, choose
+from gradcheckup.rules import RULES, choose_rules
 
 # design.md's table, without the rules that measure attention and half precision.
 EXPECTED = {
@@ -35,7 +35,7 @@ EXPECTED = {
 
 
 def _codes(**wanted: list[str]) -> list[str]:
-    return [rule.code for rule in choose(wanted.get("select"), wanted.get("ignore"))]
+    return [rule.code for rule in choose_rules(wanted.get("select"), wanted.get("ignore"))]
 
 
 def test_codes_and_names_are_stable() -> None:
@@ -83,7 +83,7 @@ def test_selecting_and_ignoring_by_the_beginning_of_a_code() -> None:
     assert "GC401" not in _codes(ignore=["GC4"])
     assert _codes(select=["GC1"], ignore=["GC101", "severed-gradient"])[:2] == ["GC102", "GC104"]
     with pytest.raises(UsageError, match="everything selected is ignored"):
-        choose(["GC101"], ["GC1"])
+        choose_rules(["GC101"], ["GC1"])
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_selecting_and_ignoring_by_the_beginning_of_a_code() -> None:
 def test_a_typo_gets_a_suggestion(typo: str, suggestion: str) -> None:
     for arguments in ([[typo], None], [None, [typo]]):
         with pytest.raises(UsageError, match=f"did you mean {suggestion}"):
-            choose(*arguments)
+            choose_rules(*arguments)
 
 
 @pytest.mark.parametrize("nonsense", ["", "xyzzy", "GC9"])
 def test_what_matches_nothing_is_an_error(nonsense: str) -> None:
     with pytest.raises(UsageError):
-        choose([nonsense], None)
+        choose_rules([nonsense], None)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gradcheckup.records import Finding, LayerRecord, Recording, Role, Severity
-from gradcheckup.rules import choose, judge, through_time
+from gradcheckup.rules import choose_rules, judge, through_time
 from gradcheckup.thresholds import Thresholds
 
 Make = Callable[..., Any]
@@ -182,7 +182,7 @@ def test_what_lies_in_front_of_the_layer_is_a_consequence(
         layer("head", output=True, role=Role.WEIGHT),
     ]
     made = recording([step(index, layers, reference="rnn") for index in range(4)])
-    (found,) = judge(made, LIMITS, choose(["GC101", "GC105"], None))
+    (found,) = judge(made, LIMITS, choose_rules(["GC101", "GC105"], None))
     assert found.code == "GC105"
     assert [each.code for each in found.consequences] == ["GC101"]
     assert found.prescriptions

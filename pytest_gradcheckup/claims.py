@@ -1,0 +1,118 @@
+"""What can be asserted of a report: plain functions that say what speaks against it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from gradcheckup import Finding, LayerRecord, ParameterRecord, Report, Severity, UsageError
+from pytest_gradcheckup.tracebacks import HIDDEN
+
+__tracebackhide__ = HIDDEN
+
+
+def failing(report: Report, fail_on: str) -> tuple[Finding, ...]:
+    """The findings that are as bad as `fail_on` or worse."""
+    limit = Severity(fail_on).rank
+    return tuple(finding for finding in report.findings if finding.severity.rank >= limit)
+
+
+def with_codes(report: Report, codes: Collection[str]) -> tuple[Finding, ...]:
+    """The findings of these rules, whatever their severity, also those folded under others."""
+    return tuple(
+        each for finding in report.findings for each in finding.walk() if each.code in codes
+    )
+
+
+def unreached(report: Report, layer: str) -> str | None:
+    """Why no gradient of the loss reaches this layer; None where one does.
+
+    A layer is reached where ||dL/dy|| of its output is measured and not 0, in any call and at any
+    step: the branch of a residual block that starts at zero has a gradient from the second step
+    on. A module of layers is reached where one of its layers is.
+
+    Raises:
+        UsageError: The model has no layer of this name.
+    """
+    records = [each for step in report.steps for each in step.layers if _within(each.name, layer)]
+    if not records:
+        if any(_within(name, layer) for name in report.recording.never_called):
+            return f"{layer} did not run: nothing in the model's forward calls it"
+        raise UsageError(_no_such_layer(report, layer))
+    if any(each.gradient_norm for each in records):
+        return None
+    return f"no gradient reaches {layer}: {_nothing(records)} at all {len(report.steps)} steps"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A parameter that did not change in any step of a probe, and why."""
+
+    name: str
+    reason: str
+
+
+def standing(report: Report, ignore: Iterable[str] = ()) -> tuple[Standing, ...]:
+    """The parameters that no step changed, in the model's order.
+
+    Args:
+        report: Of a probe.
+        ignore: Patterns of names to leave out, as in a shell: ``*.bias``.
+    """
+    patterns = tuple(ignore)
+    found = []
+    for name, course in _courses(report).items():
+        left_out = any(fnmatchcase(name, pattern) for pattern in patterns)
+        if not left_out and not any(each.update_norm for each in course):
+            found.append(Standing(name, _why_standing(course, report)))
+    return tuple(found)
+
+
+def _within(name: str, layer: str) -> bool:
+    return name == layer or name.startswith(f"{layer}.")
+
+
+def _nothing(records: Iterable[LayerRecord]) -> str:
+    """Exactly 0 and none at all have different causes."""
+    if any(each.gradient_norm == 0 for each in records):
+        return "it is exactly 0"
+    return "none arrives (its output is detached, or nothing below the loss requires grad)"
+
+
+def _no_such_layer(report: Report, layer: str) -> str:
+    names = dict.fromkeys(_modules(report))
+    close = difflib.get_close_matches(layer, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join([*names][:8])} …"
+    return f"expected the name of a layer of {report.recording.model}, got {layer!r}; {hint}"
+
+
+def _modules(report: Report) -> Iterator[str]:
+    """The names of layers and of the modules that they are in."""
+    for record in report.layers:
+        parts = record.name.split(".")
+        yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+
+
+def _courses(report: Report) -> dict[str, list[ParameterRecord]]:
+    """What became of each parameter, step by step."""
+    courses: dict[str, list[ParameterRecord]] = {}
+    for step in report.steps:
+        for record in step.parameters:
+            courses.setdefault(record.name, []).append(record)
+    return courses
+
+
+def _why_standing(course: list[ParameterRecord], report: Report) -> str:
+    last = course[-1]
+    reasons = (
+        (not last.trainable, "frozen: requires_grad is False"),
+        (last.layer in report.recording.never_called, "its module did not run"),
+        (last.learning_rate is None, "not among the optimizer's parameters"),
+        (all(each.gradient_norm is None for each in course), "no gradient arrives"),
+        (not any(each.gradient_norm for each in course), "its gradient is exactly 0"),
+        (not last.learning_rate, "its learning rate is 0"),
+        (True, "it has a gradient, and the optimizer leaves it as it is"),
+    )
+    return next(reason for holds, reason in reasons if holds)

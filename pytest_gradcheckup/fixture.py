@@ -1,0 +1,302 @@
+"""The object that tests hold: ``gradcheckup.assert_healthy(model, data, criterion)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import pytest
+import torch
+
+import gradcheckup
+from gradcheckup import Report
+from pytest_gradcheckup import claims
+from pytest_gradcheckup.failures import failure
+from pytest_gradcheckup.majority import Case, Verdict, decide
+from pytest_gradcheckup.randomness import seeded
+from pytest_gradcheckup.settings import CheckSettings, matching
+from pytest_gradcheckup.tracebacks import HIDDEN
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__tracebackhide__ = HIDDEN
+
+
+class ProbeOptions(TypedDict, total=False):
+    """How to train the copy that is measured; what is left out comes from the settings.
+
+    `optimizer` and `compute_loss` are those of `gradcheckup.diagnose`.
+    """
+
+    optimizer: Any
+    compute_loss: Callable[[Any, Any], Any] | None
+    steps: int
+    seed: int
+    seeds: int
+
+
+class CheckOptions(ProbeOptions, total=False):
+    """How to judge, beside: rules and limits are those of `gradcheckup.diagnose`.
+
+    `fail_on` is ``critical`` or ``warning``: what is that bad or worse fails.
+    """
+
+    select: str | Iterable[str]
+    ignore: str | Iterable[str]
+    thresholds: gradcheckup.Thresholds | Mapping[str, float]
+    fail_on: str
+
+
+class Checker:
+    """Gradient checks in a test. The fixture `gradcheckup` is one.
+
+    `model` is an `nn.Module`, or a function without arguments that builds one: then each seed
+    draws weights of its own. `data` and `criterion` are those of `gradcheckup.diagnose`; an
+    iterator is read once and serves all seeds. Assertions take a report in place of the model and
+    its data. Each assertion asks with several seeds, and fails where more than half of them speak
+    against it; model, data and random states are afterwards as they were.
+
+    The public names of gradcheckup are its attributes too (`gradcheckup.load_report`), because the
+    fixture hides the module of the same name.
+    """
+
+    def __init__(self, settings: CheckSettings) -> None:
+        self._settings = settings
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in gradcheckup.__all__:
+            raise AttributeError(f"neither the fixture nor the module gradcheckup has {name!r}")
+        return getattr(gradcheckup, name)
+
+    def diagnose(
+        self, model: Any, data: Any, criterion: Any = None, **options: Unpack[CheckOptions]
+    ) -> Report:
+        """The report of one probe, with the first seed.
+
+        Raises:
+            GradcheckupError: The model, the data or an option cannot be used.
+        """
+        return _Probe(model, data, criterion, self._settings, options).run()
+
+    def assert_healthy(
+        self,
+        model: Any,
+        data: Any = None,
+        criterion: Any = None,
+        **options: Unpack[CheckOptions],
+    ) -> None:
+        """Fails where a finding stands that is as bad as `fail_on` or worse.
+
+        Raises:
+            UnhealthyError: An AssertionError, with the report.
+            GradcheckupError: The model, the data or an option cannot be used.
+        """
+        probe = _Probe(model, data, criterion, self._settings, options)
+        fail_on = probe.settings.fail_on
+        verdict = probe.decide(lambda report: bool(claims.failing(report, fail_on)))
+        if verdict.broken:
+            codes = [each.code for each in claims.failing(verdict.telling.report, fail_on)]
+            rules = ", ".join(f'"{code}"' for code in dict.fromkeys(codes))
+            silence = f"@pytest.mark.gradcheckup(ignore=[{rules}]), or thresholds={{...}}"
+            raise gradcheckup.UnhealthyError(failure("unhealthy gradient flow", verdict, silence))
+
+    def assert_no(
+        self,
+        code: str,
+        model: Any,
+        data: Any = None,
+        criterion: Any = None,
+        *,
+        thresholds: gradcheckup.Thresholds | Mapping[str, float] | None = None,
+        **options: Unpack[ProbeOptions],
+    ) -> None:
+        """Fails where a rule finds something, however bad.
+
+        What the settings select and ignore has no bearing on it.
+
+        Args:
+            code: ``GC101``, the beginning of codes (``GC1``) or a name (``vanishing-gradient``).
+            model: See the class; or a report.
+            data: Likewise.
+            criterion: Likewise.
+            thresholds: Limits to judge by.
+            options: See `ProbeOptions`.
+
+        Raises:
+            UnhealthyError: An AssertionError, with the report.
+            UsageError: There is no such rule.
+            GradcheckupError: The model, the data or an option cannot be used.
+        """
+        if not isinstance(code, str):
+            raise gradcheckup.UsageError(
+                f"expected a rule code first, as in assert_no('GC101', model, data, criterion), "
+                f"got {type(code).__name__}"
+            )
+        codes = matching(code, "assert_no")
+        judging: dict[str, Any] = {**options, "select": sorted(codes), "ignore": ()}
+        if isinstance(model, Report):
+            judging = dict(options)
+        if thresholds is not None:
+            judging["thresholds"] = thresholds
+        probe = _Probe(model, data, criterion, self._settings, judging)
+        verdict = probe.decide(lambda report: bool(claims.with_codes(report, codes)))
+        if verdict.broken:
+            found = claims.with_codes(verdict.telling.report, codes)
+            names = ", ".join(dict.fromkeys(f"{each.code} {each.rule}" for each in found))
+            silence = "leave the assertion out, or move its limit: thresholds={...}"
+            raise gradcheckup.UnhealthyError(failure(f"found {names}", verdict, silence))
+
+    def assert_reaches(
+        self,
+        model: Any,
+        layer: str,
+        data: Any = None,
+        criterion: Any = None,
+        **options: Unpack[ProbeOptions],
+    ) -> None:
+        """Fails where no gradient of the loss reaches a layer: none arrives, or exactly 0.
+
+        Args:
+            model: See the class; or a report.
+            layer: Its name, as ``stem.conv``; of a module of layers, one has to be reached.
+            data: See the class.
+            criterion: Likewise.
+            options: See `ProbeOptions`.
+
+        Raises:
+            UnhealthyError: An AssertionError, with the report.
+            UsageError: The model has no such layer.
+            GradcheckupError: The model, the data or an option cannot be used.
+        """
+        if not isinstance(layer, str):
+            raise gradcheckup.UsageError(
+                "expected the name of a layer second, as in assert_reaches(model, 'stem.conv', "
+                f"data, criterion), got {type(layer).__name__}"
+            )
+        probe = _Probe(model, data, criterion, self._settings, options)
+        verdict = probe.decide(lambda report: claims.unreached(report, layer) is not None)
+        if verdict.broken:
+            claim = claims.unreached(verdict.telling.report, layer) or ""
+            silence = "leave the assertion out"
+            raise gradcheckup.UnhealthyError(failure(claim, verdict, silence))
+
+    def assert_all_parameters_train(
+        self,
+        model: Any,
+        data: Any = None,
+        criterion: Any = None,
+        *,
+        ignore: str | Iterable[str] = (),
+        **options: Unpack[ProbeOptions],
+    ) -> None:
+        """Fails where a parameter is the same after the probe, also where it is frozen on purpose.
+
+        Args:
+            model: See the class; or a report.
+            data: See the class.
+            criterion: Likewise.
+            ignore: Names to leave out, with the wildcards of a shell: ``backbone.*``, ``*.bias``.
+            options: See `ProbeOptions`.
+
+        Raises:
+            UnhealthyError: An AssertionError, with the report.
+            GradcheckupError: The model, the data or an option cannot be used.
+        """
+        patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+        probe = _Probe(model, data, criterion, self._settings, options)
+        verdict = probe.decide(lambda report: bool(claims.standing(report, patterns)))
+        if verdict.broken:
+            found = claims.standing(verdict.telling.report, patterns)
+            width = max(len(each.name) for each in found)
+            rows = [f"  {each.name:<{width}}  {each.reason}" for each in found[:_MOST_ROWS]]
+            rest = len(found) - len(rows)
+            steps = len(verdict.telling.report.steps)
+            first = f"{len(found)} of the parameters did not change in {steps} steps"
+            claim = "\n".join([first, *rows, *([f"  and {rest} more"] if rest else [])])
+            silence = f"ignore=[{found[0].name!r}, ...]"
+            raise gradcheckup.UnhealthyError(failure(claim, verdict, silence))
+
+
+class _Probe:
+    """What is to be measured and judged: a model with its data, or a report that is there."""
+
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        criterion: Any,
+        settings: CheckSettings,
+        options: Mapping[str, Any],
+    ) -> None:
+        options = dict(options)
+        self._model, self._criterion = model, criterion
+        self._given = {name: options.pop(name, None) for name in ("optimizer", "compute_loss")}
+        if isinstance(model, Report):
+            _check_alone(data, criterion, {**self._given, **options})
+        try:
+            self.settings = settings.changed(options, "gradcheckup")
+        except pytest.UsageError as error:
+            raise gradcheckup.UsageError(str(error)) from None
+        self._data = _Kept(data, self.settings.steps) if isinstance(data, Iterator) else data
+
+    def decide(self, breaks: Callable[[Report], bool]) -> Verdict:
+        """What most seeds say; a report that was given speaks for itself."""
+        if isinstance(self._model, Report):
+            broken = breaks(self._model)
+            return Verdict((Case(None, self._model, broken),), broken)
+        return decide(self.run, self.settings.all_seeds, breaks)
+
+    def run(self, seed: int | None = None) -> Report:
+        """The report of one probe; with the first seed where none is given."""
+        settings = self.settings
+        seed = settings.seed if seed is None else seed
+        try:
+            return gradcheckup.diagnose(
+                self._built(seed),
+                self._data,
+                self._criterion,
+                steps=settings.steps,
+                seed=seed,
+                select=settings.select or None,
+                ignore=settings.ignore or None,
+                thresholds=settings.thresholds,
+                **self._given,
+            )
+        except gradcheckup.GradcheckupError as error:
+            text = f"{error}\n{error.traceback_text}" if error.traceback_text else str(error)
+            raise type(error)(text) from None
+
+    def _built(self, seed: int) -> Any:
+        """The model; a function that builds one is called with seeded random numbers."""
+        model = self._model
+        if isinstance(model, (torch.nn.Module, type)) or not callable(model):
+            return model
+        with seeded(seed):
+            return model()
+
+
+class _Kept:
+    """The first batches of an iterator, to be read as often as there are seeds."""
+
+    def __init__(self, batches: Iterator[Any], most: int) -> None:
+        self._batches = list(islice(batches, most))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._batches)
+
+
+def _check_alone(data: Any, criterion: Any, options: Mapping[str, Any]) -> None:
+    """A report was measured and judged already."""
+    given = [name for name, value in options.items() if value is not None and name != "fail_on"]
+    given += [
+        name for name, value in (("data", data), ("criterion", criterion)) if value is not None
+    ]
+    if given:
+        raise gradcheckup.UsageError(
+            f"a report is judged as it is: leave out {', '.join(given)}, or pass the model"
+        )
+
+
+_MOST_ROWS = 12

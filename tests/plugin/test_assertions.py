@@ -1,0 +1,191 @@
+"""What passes, what fails, and what a failure shows; the nets decide, not the plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+Run = Callable[..., pytest.RunResult]
+
+HEALTHY = "gradcheckup.assert_healthy(healthy(), batch(), loss)"
+SICK = "gradcheckup.assert_healthy(sick(), batch(), loss)"
+
+
+def one_test(body: str) -> str:
+    return f"def test_flow(gradcheckup):\n    {body}\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        HEALTHY,
+        "gradcheckup.assert_healthy(healthy, batch(), loss)",  # a function that builds it
+        "gradcheckup.assert_healthy(healthy(), (batch() for _ in range(3)), loss, steps=3)",
+        "gradcheckup.assert_healthy(healthy(), batch(), optimizer=torch.optim.Adam)",
+        "gradcheckup.assert_healthy(gradcheckup.diagnose(healthy(), batch(), loss))",
+        "gradcheckup.assert_healthy(sick(), batch(), loss, ignore=['GC1', 'GC2'])",
+        "gradcheckup.assert_healthy(sick(), batch(), loss, select='GC4')",
+        "gradcheckup.assert_no('GC101', healthy(), batch(), loss)",
+        "gradcheckup.assert_no('exploding-gradient', sick(), batch(), loss)",
+        "gradcheckup.assert_no('GC4', gradcheckup.diagnose(sick(), batch(), loss))",
+        "gradcheckup.assert_reaches(sick(), '0', batch(), loss)",  # faint, and there
+        "gradcheckup.assert_reaches(Detached(), 'head', batch(), loss)",
+        "gradcheckup.assert_all_parameters_train(healthy(), batch(), loss)",
+        "gradcheckup.assert_all_parameters_train(Detached(), batch(), loss, ignore=IGNORED)",
+    ],
+)
+def test_passes(run: Run, body: str) -> None:
+    run(one_test(body)).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (SICK, ["*UNHEALTHY*", "*GC101 vanishing-gradient*", "*seeds 0, 1*"]),
+        ("gradcheckup.assert_healthy(sick, batch(), loss)", ["*GC101 vanishing-gradient*"]),
+        (
+            "gradcheckup.assert_healthy(gradcheckup.diagnose(sick(), batch(), loss))",
+            ["*GC101 vanishing-gradient*"],
+        ),
+        ("gradcheckup.assert_no('GC101', sick(), batch(), loss)", ["*found GC101*"]),
+        # Folded under GC101 where all rules judge.
+        (
+            "gradcheckup.assert_no('GC203', gradcheckup.diagnose(sick(), batch(), loss))",
+            ["*found GC203 collapsed-signal*"],
+        ),
+        (
+            "gradcheckup.assert_reaches(Detached(), 'stem.0', batch(), loss)",
+            ["*no gradient reaches stem.0: none arrives*"],
+        ),
+        (
+            "gradcheckup.assert_reaches(Detached(), 'stem', batch(), loss)",
+            ["*no gradient reaches stem: none arrives*"],
+        ),
+        ("gradcheckup.assert_reaches(Detached(), 'spare', batch(), loss)", ["*did not run*"]),
+        (
+            "gradcheckup.assert_all_parameters_train(Detached(), batch(), loss)",
+            ["*4 of the parameters*", "*stem.0.weight*no gradient*", "*spare.bias*did not run*"],
+        ),
+        (
+            "gradcheckup.assert_all_parameters_train(with_frozen_backbone(), batch(), loss)",
+            ["*2 of the parameters*", "*0.weight*frozen*", "*0.bias*frozen*"],
+        ),
+    ],
+)
+def test_fails(run: Run, body: str, told: list[str]) -> None:
+    result = run(one_test(body))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(told)
+    # The last line of the traceback is the test's own.
+    result.stdout.fnmatch_lines(["test_flow.py:*: UnhealthyError"])
+    assert "fixture.py" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("gradcheckup.assert_healthy(nn.Linear, batch(), loss)", "*got the class Linear*"),
+        ("gradcheckup.assert_healthy('model.py', batch(), loss)", "*got str*"),
+        ("gradcheckup.assert_healthy(healthy())", "*expected a batch*got NoneType*"),
+        ("gradcheckup.assert_healthy(healthy(), [], loss)", "*at least one batch*"),
+        ("gradcheckup.assert_healthy(healthy(), batch(), loss, step=3)", "*'step'*mean steps?*"),
+        ("gradcheckup.assert_healthy(healthy(), batch(), loss, steps=0)", "*at least 1, got 0*"),
+        ("gradcheckup.assert_healthy(healthy(), batch(), loss, select='GC9')", "*got 'GC9'*"),
+        ("gradcheckup.assert_no('GC1O1', healthy(), batch(), loss)", "*'GC1O1'*mean GC101?*"),
+        ("gradcheckup.assert_no(healthy(), batch(), loss)", "*a rule code first*got Sequential*"),
+        ("gradcheckup.assert_reaches(healthy(), 'stem', batch(), loss)", "*got 'stem'*"),
+        ("gradcheckup.assert_reaches(healthy(), batch(), loss)", "*a layer second*got tuple*"),
+        (
+            "gradcheckup.assert_healthy(gradcheckup.diagnose(healthy(), batch(), loss), batch())",
+            "*a report is judged as it is: leave out data*",
+        ),
+        ("gradcheckup.assert_healty(healthy(), batch(), loss)", "*'assert_healty'*"),
+        (
+            "gradcheckup.assert_healthy(healthy(), (torch.randn(8, 3), torch.zeros(8)), loss)",
+            "*ModelError*",
+        ),
+    ],
+)
+def test_misuse_is_a_clear_failure(run: Run, body: str, told: str) -> None:
+    result = run(one_test(body))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([told])
+    assert "INTERNALERROR" not in result.stdout.str()
+    assert "settings.py" not in result.stdout.str()
+
+
+def test_a_fault_of_a_minority_of_seeds_passes(run: Run) -> None:
+    """The net is sick with one seed in three, whichever that is."""
+    source = """
+def flaky(sick_at):
+    return sick() if torch.initial_seed() in sick_at else healthy()
+
+@pytest.mark.parametrize("sick_at", [{0}, {1}, {2}])
+def test_minority(gradcheckup, sick_at):
+    gradcheckup.assert_healthy(lambda: flaky(sick_at), batch(), loss)
+
+@pytest.mark.parametrize("sick_at", [{0, 1}, {0, 2}, {1, 2}])
+def test_majority(gradcheckup, sick_at):
+    gradcheckup.assert_healthy(lambda: flaky(sick_at), batch(), loss)
+
+@pytest.mark.gradcheckup(seeds=1, seed=2)
+def test_one_seed(gradcheckup):
+    gradcheckup.assert_healthy(lambda: flaky({2}), batch(), loss)
+"""
+    result = run(source)
+    result.assert_outcomes(passed=3, failed=4)
+    result.stdout.fnmatch_lines(["*with seeds 0, 2, not with seed 1; again*seed=0*"])
+
+
+def test_tests_are_the_same_in_every_run_and_leave_no_trace(run: Run) -> None:
+    source = """
+import random
+import numpy
+seen = []
+
+def draw():
+    return torch.rand(1).item(), random.random(), numpy.random.rand()
+
+@pytest.fixture(autouse=True)
+def outside():
+    torch.manual_seed(7), random.seed(7), numpy.random.seed(7)
+    expected = draw()
+    torch.manual_seed(7), random.seed(7), numpy.random.seed(7)
+    yield
+    assert draw() == expected
+
+@pytest.mark.parametrize("time", [0, 1])
+def test_twice(gradcheckup, time):
+    model = healthy()
+    before = [p.clone() for p in model.parameters()]
+    gradcheckup.assert_healthy(model, batch(), loss)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+    seen.append((before[0], draw()))
+    assert torch.equal(seen[0][0], seen[-1][0]) and seen[0][1] == seen[-1][1]
+"""
+    run(source, "-p", "no:randomly").assert_outcomes(passed=2)
+
+
+def test_unittest_classes_and_plain_helpers(run: Run) -> None:
+    source = """
+import unittest
+import gradcheckup as plain
+
+class TestFlow(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def _checker(self, gradcheckup):
+        self.gradcheckup = gradcheckup
+
+    def test_healthy(self):
+        self.gradcheckup.assert_healthy(healthy(), batch(), loss)
+
+    def test_sick(self):
+        self.gradcheckup.assert_healthy(sick(), batch(), loss)
+
+def test_without_the_fixture():
+    plain.assert_healthy(plain.diagnose(healthy(), batch(), loss))
+"""
+    result = run(source, "--import-mode=importlib")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["*GC101 vanishing-gradient*"])

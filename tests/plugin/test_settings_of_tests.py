@@ -1,0 +1,100 @@
+"""Marks over options over ini keys over [tool.gradcheckup]; and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+Run = Callable[..., pytest.RunResult]
+
+STEPS = """
+def test_flow(gradcheckup):
+    report = gradcheckup.diagnose(healthy(), batch(), loss)
+    print("steps", len(report.steps), "dead", report.thresholds.dead_warning)
+"""
+PROJECT = "[tool.gradcheckup]\nsteps = 2\n[tool.gradcheckup.thresholds]\ndead_warning = 0.2\n"
+
+
+def test_the_closest_wins(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyprojecttoml(PROJECT)
+    run(STEPS, "-s").stdout.fnmatch_lines(["*steps 2 dead 0.2*"])
+    ini = "gradcheckup_steps = 3\ngradcheckup_thresholds = dead-warning=0.3\n"
+    run(STEPS, "-s", ini=ini).stdout.fnmatch_lines(["*steps 3 dead 0.3*"])
+    options = ("-s", "--gradcheckup-steps=4", "--gradcheckup-thresholds=dead_warning=0.4")
+    run(STEPS, *options, ini=ini).stdout.fnmatch_lines(["*steps 4 dead 0.4*"])
+    mark = "@pytest.mark.gradcheckup(steps=5, thresholds={'dead_warning': 0.5})"
+    run(mark + STEPS, *options, ini=ini).stdout.fnmatch_lines(["*steps 5 dead 0.5*"])
+    module = f"pytestmark = {mark[1:]}\n@pytest.mark.gradcheckup(steps=6)"
+    run(module + STEPS, *options, ini=ini).stdout.fnmatch_lines(["*steps 6 dead 0.5*"])
+    call = STEPS.replace("loss)", "loss, steps=7)")
+    run(module + call, *options, ini=ini).stdout.fnmatch_lines(["*steps 7 dead 0.5*"])
+
+
+def test_marks_decide_what_fails(run: Run) -> None:
+    source = """
+@pytest.mark.gradcheckup(ignore="GC1,GC2")
+class TestWanted:
+    def test_ignored(self, gradcheckup):
+        gradcheckup.assert_healthy(sick(), batch(), loss)
+
+    @pytest.mark.gradcheckup(ignore=[])
+    def test_not_ignored(self, gradcheckup):
+        gradcheckup.assert_healthy(sick(), batch(), loss)
+
+def test_frozen_backbone(gradcheckup):
+    gradcheckup.assert_healthy(with_frozen_backbone(), batch(), loss)
+"""
+    run(source).assert_outcomes(passed=2, failed=1)
+
+
+@pytest.mark.parametrize(
+    ("mark", "told"),
+    [
+        ("stepz=3", "*unknown setting 'stepz'; did you mean steps?*"),
+        ("3", "*takes keywords alone*"),
+        ("steps='many'", "*steps: expected a whole number of at least 1, got 'many'*"),
+        ("select=['GC9']", "*select: expected a rule code*got 'GC9'*"),
+        ("ignore=3", "*ignore: expected rule codes or names, got 3*"),
+        ("thresholds={'dead': 1}", "*unknown threshold 'dead'*"),
+        ("thresholds={'dead_warning': 'x'}", "*expected a number for dead_warning, got 'x'*"),
+        ("thresholds=3", "*expected a mapping of limits, got 3*"),
+        ("fail_on='never'", "*expected critical or warning, got 'never'*"),
+    ],
+)
+def test_marks_that_make_no_sense(run: Run, mark: str, told: str) -> None:
+    result = run(f"@pytest.mark.gradcheckup({mark}){STEPS}")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([told])
+    assert "settings.py" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--gradcheckup-steps=0", "*--gradcheckup-steps: expected*at least 1, got '0'*"),
+        ("--gradcheckup-ignore=GC000", "*--gradcheckup-ignore: *got 'GC000'*"),
+        ("--gradcheckup-fail-on=never", "*--gradcheckup-fail-on: expected critical or warning*"),
+        ("--gradcheckup-thresholds=dead_warning", "*expected NAME=NUMBER*"),
+    ],
+)
+def test_options_that_make_no_sense_stop_the_run(run: Run, option: str, told: str) -> None:
+    result = run(STEPS, option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([told])
+
+
+def test_ini_keys_and_projects_that_make_no_sense(run: Run, pytester: pytest.Pytester) -> None:
+    result = run(STEPS, ini="gradcheckup_seeds = none\n")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*gradcheckup_seeds: expected a whole number*got 'none'*"])
+    pytester.path.joinpath("tox.ini").unlink()
+    pytester.makepyprojecttoml("[tool.gradcheckup]\nstepz = 2\n")
+    result = run(STEPS)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*unknown setting 'stepz'*"])
+
+
+def test_help_and_markers_are_listed(run: Run) -> None:
+    run("", "--help").stdout.fnmatch_lines(["*--gradcheckup-steps=N*", "*gradcheckup_steps*"])
+    run("", "--markers").stdout.fnmatch_lines(["@pytest.mark.gradcheckup(*steps*"])
