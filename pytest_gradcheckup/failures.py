@@ -1,23 +1,122 @@
-"""What a failed assertion says."""
+"""What a failed assertion says: the claim, the report, the layers that matter, and what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
+from gradcheckup import Finding, Report
 from pytest_gradcheckup.majority import Verdict
 
+_MOST_ROWS = 8
+_MOST_OF_ONE = 3
 
-def failure(claim: str, verdict: Verdict, silence: str) -> str:
-    """What was asserted and does not hold, the report that tells it, seeds, and what to do.
+# What a rule compares with its limit, where it does so layer by layer: `LayerRecord` attributes.
+_MEASURED = {
+    "GC101": "gradient_ratio",
+    "GC102": "gradient_ratio",
+    "GC103": "gradient_norm",
+    "GC104": "gradient_norm",
+    "GC201": "saturation",
+    "GC202": "dead_fraction",
+    "GC203": "signal_ratio",
+    "GC204": "attention_entropy",
+    "GC301": "update_ratio",
+    "GC302": "update_ratio",
+}
+
+Row = tuple[str, ...]
+
+
+def failure(
+    claim: str, verdict: Verdict, silence: str, codes: AbstractSet[str] = frozenset()
+) -> str:
+    """The text of an AssertionError.
 
     Args:
-        claim: The first line.
+        claim: The first line, which pytest's summary shows.
         verdict: What speaks against it.
         silence: How to leave it out, where it is wanted so.
+        codes: Rules whose findings are tabled, with the limit that each layer broke.
     """
-    lines = [claim, "", str(verdict.telling.report), ""]
-    seeds = _seeds(verdict)
-    return "\n".join([*lines, *([seeds] if seeds else []), f"wanted so? {silence}"])
+    report = verdict.telling.report
+    found = [
+        each
+        for finding in report.findings
+        for each in finding.walk()
+        if codes & {finding.code, each.code}
+    ]
+    rows = [row for finding in found for row in _rows(finding, report)][:_MOST_ROWS]
+    parts = [
+        claim,
+        str(report),
+        "\n".join(_aligned([("rule", "layer", "measured", "value", "limit"), *rows]))
+        if rows
+        else "",
+        "\n".join(filter(None, (_seeds(verdict), f"wanted so? {silence}"))),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _rows(finding: Finding, report: Report) -> Iterator[Row]:
+    """The worst few layers of a finding, in execution order."""
+    attribute = _MEASURED.get(finding.code)
+    step = report.steps[finding.steps[0] if finding.steps else 0]
+    values = {
+        layer.name: getattr(layer, attribute)
+        for layer in reversed(step.layers)  # the first call of a layer stays
+        if attribute and layer.name in finding.layers
+    }
+    if not values:
+        name = finding.culprit or next(iter(finding.layers), None)
+        if finding.observed is not None:
+            yield (
+                finding.code,
+                name or "the model",
+                "",
+                _number(finding.observed),
+                _limit(finding),
+            )
+        return
+    order = [name for name in finding.layers if name in values]
+    worst = sorted(order, key=lambda name: _severity(values[name], finding))[:_MOST_OF_ONE]
+    for name in order:
+        if name in worst:
+            measured = str(attribute).replace("_", " ")
+            yield finding.code, name, measured, _number(values[name]), _limit(finding)
+
+
+def _severity(value: float | None, finding: Finding) -> float:
+    """A key by which the worst values come first; what never arrived is worst."""
+    if value is None:
+        return float("-inf")
+    return -value if _too_large(finding) else value
+
+
+def _too_large(finding: Finding) -> bool:
+    observed, limit = finding.observed, finding.limit
+    return observed is not None and limit is not None and observed > limit
+
+
+def _limit(finding: Finding) -> str:
+    if finding.limit is None:
+        return "above 0" if not finding.observed else ""
+    return f"{'at most' if _too_large(finding) else 'at least'} {_number(finding.limit)}"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2g}"
+
+
+def _aligned(rows: Sequence[Row]) -> Iterator[str]:
+    """Columns as wide as their widest cell; values to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if place == 3 else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield ("  " + "  ".join(cells)).rstrip()
 
 
 def _seeds(verdict: Verdict) -> str:

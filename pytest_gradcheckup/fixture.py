@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 import pytest
 import torch
@@ -97,10 +97,10 @@ class Checker:
         fail_on = probe.settings.fail_on
         verdict = probe.decide(lambda report: bool(claims.failing(report, fail_on)))
         if verdict.broken:
-            codes = [each.code for each in claims.failing(verdict.telling.report, fail_on)]
-            rules = ", ".join(f'"{code}"' for code in dict.fromkeys(codes))
+            found = claims.failing(verdict.telling.report, fail_on)
+            rules = ", ".join(f'"{code}"' for code in dict.fromkeys(each.code for each in found))
             silence = f"@pytest.mark.gradcheckup(ignore=[{rules}]), or thresholds={{...}}"
-            raise gradcheckup.UnhealthyError(failure("unhealthy gradient flow", verdict, silence))
+            _fail(f"unhealthy gradient flow: {_named(found)}", verdict, silence, found)
 
     def assert_no(
         self,
@@ -144,9 +144,8 @@ class Checker:
         verdict = probe.decide(lambda report: bool(claims.with_codes(report, codes)))
         if verdict.broken:
             found = claims.with_codes(verdict.telling.report, codes)
-            names = ", ".join(dict.fromkeys(f"{each.code} {each.rule}" for each in found))
             silence = "leave the assertion out, or move its limit: thresholds={...}"
-            raise gradcheckup.UnhealthyError(failure(f"found {names}", verdict, silence))
+            _fail(f"expected no {code}, found {_named(found)}", verdict, silence, found)
 
     def assert_reaches(
         self,
@@ -179,8 +178,7 @@ class Checker:
         verdict = probe.decide(lambda report: claims.unreached(report, layer) is not None)
         if verdict.broken:
             claim = claims.unreached(verdict.telling.report, layer) or ""
-            silence = "leave the assertion out"
-            raise gradcheckup.UnhealthyError(failure(claim, verdict, silence))
+            _fail(claim, verdict, "leave the assertion out")
 
     def assert_all_parameters_train(
         self,
@@ -215,8 +213,7 @@ class Checker:
             steps = len(verdict.telling.report.steps)
             first = f"{len(found)} of the parameters did not change in {steps} steps"
             claim = "\n".join([first, *rows, *([f"  and {rest} more"] if rest else [])])
-            silence = f"ignore=[{found[0].name!r}, ...]"
-            raise gradcheckup.UnhealthyError(failure(claim, verdict, silence))
+            _fail(claim, verdict, f"ignore=[{found[0].name!r}, ...]")
 
 
 class _Probe:
@@ -285,6 +282,17 @@ class _Kept:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._batches)
+
+
+def _fail(
+    claim: str, verdict: Verdict, silence: str, findings: Iterable[gradcheckup.Finding] = ()
+) -> NoReturn:
+    codes = {finding.code for finding in findings}
+    raise gradcheckup.UnhealthyError(failure(claim, verdict, silence, codes))
+
+
+def _named(findings: Iterable[gradcheckup.Finding]) -> str:
+    return ", ".join(dict.fromkeys(f"{each.code} {each.rule}" for each in findings))
 
 
 def _check_alone(data: Any, criterion: Any, options: Mapping[str, Any]) -> None:

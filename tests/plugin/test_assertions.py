@@ -42,13 +42,30 @@ def test_passes(run: Run, body: str) -> None:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        (SICK, ["*UNHEALTHY*", "*GC101 vanishing-gradient*", "*seeds 0, 1*"]),
+        (
+            SICK,
+            [
+                "*unhealthy gradient flow: GC101 vanishing-gradient",
+                "*UNHEALTHY  Sequential, 7 layers*",
+                "*likely cause: 6 sigmoids*",
+                "*likely to help: *",
+                "*gradient  ▁▂▃*",
+                "*rule   layer*value  limit*",
+                "*GC101  0 *gradient ratio*at least 0.02*",
+                "*GC203*signal ratio*at least*",
+                "*so with seeds 0, 1; again: --gradcheckup-seed=0*",
+                '*wanted so? @pytest.mark.gradcheckup(ignore=["GC101"]*',
+            ],
+        ),
         ("gradcheckup.assert_healthy(sick, batch(), loss)", ["*GC101 vanishing-gradient*"]),
         (
             "gradcheckup.assert_healthy(gradcheckup.diagnose(sick(), batch(), loss))",
             ["*GC101 vanishing-gradient*"],
         ),
-        ("gradcheckup.assert_no('GC101', sick(), batch(), loss)", ["*found GC101*"]),
+        (
+            "gradcheckup.assert_no('GC101', sick(), batch(), loss)",
+            ["*expected no GC101, found GC101*"],
+        ),
         # Folded under GC101 where all rules judge.
         (
             "gradcheckup.assert_no('GC203', gradcheckup.diagnose(sick(), batch(), loss))",
@@ -104,6 +121,10 @@ def test_fails(run: Run, body: str, told: list[str]) -> None:
         (
             "gradcheckup.assert_healthy(healthy(), (torch.randn(8, 3), torch.zeros(8)), loss)",
             "*ModelError*",
+        ),
+        (
+            "gradcheckup.assert_healthy(healthy().to('meta'), batch(), loss)",
+            "*ModelError*meta*",
         ),
     ],
 )
