@@ -4,7 +4,7 @@
     python -m benchmarks.treatments --cases 20
 
 Nets are drawn and trained; those that fail, with more steps and at a tenth of the learning rate as
-well (`benchmarks/training.py`), are sick; slow and unstable ones are counted apart. `prescribe` is
+well (`benchmarks/training.py`), are sick; the others are counted apart. `prescribe` is
 given each as it was initialised, the untreated optimizer and the training data. Its first choice is
 then trained from the start, as long as the untreated net was, and cures where the treated net is
 called healthy and ends within .05 of the accuracy of the best known configuration of that
@@ -117,7 +117,7 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
             for kind in sorted({line["net"]["kind"] for line in treatable})
         },
         "all": treatable,
-        "slow or unstable": rest,
+        "slow, unstable or halfway": rest,
     }
     for kind, these in groups.items():
         if not these:

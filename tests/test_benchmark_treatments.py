@@ -48,7 +48,7 @@ def test_the_summary_counts_sick_nets_and_the_others_apart() -> None:
     ]
     rows = treatments.summary(lines).splitlines()
     assert "| all | 2 | 1 (0.50) | 2 (1.00) | 1 (0.50) | 1 (0.50) |" in rows
-    assert "| slow or unstable | 1 | 1 (1.00) | 1 (1.00) | 1 (1.00) | 0 (0.00) |" in rows
+    assert "| slow, unstable or halfway | 1 | 1 (1.00) | 1 (1.00) | 1 (1.00) | 0 (0.00) |" in rows
     assert "5 nets drawn, 3 sick; of 1 no configuration is known that learns." in rows
     (missed,) = [row for row in rows if row.startswith("| 1: mlp")]
     assert "| 0.10 | 0.90 | normalization | True | 0.60 |" in missed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -444,6 +445,14 @@ def test_the_text_fits_a_terminal_and_has_its_evidence(found: Prescription) -> N
     assert any(row.startswith("random: ") for row in rows)
     assert f"{best.accuracy:.2f}" in rows[0]
     assert best.treated.snippet.splitlines()[0] in code
+
+
+def test_a_reason_is_told_once(found: Prescription) -> None:
+    reason = "skip_connection does not apply: no two layers are alike"
+    refused = (("skip_connection", reason), ("skip_connection + activation", reason))
+    text = " ".join(str(dataclasses.replace(found, refused=refused)).split())
+    assert text.count(f"not tried: {reason}") == 1
+    assert text.count("not tried") == 1
 
 
 def test_the_snippet_is_what_was_done() -> None:

@@ -156,12 +156,23 @@ def _remarks(prescription: Prescription) -> Iterator[str]:
         )
     elif best is not None and not best.after.healthy:
         yield f"{best.treatment} learns in spite of a finding that stays."
+    yield from _lagging(prescription)
+    told = set()
+    for treatment, reason in prescription.refused:
+        if reason not in told:  # a pair is refused for what its parts are
+            alone = reason.startswith(treatment)
+            yield f"not tried: {reason if alone else f'{treatment}: {reason}'}"
+        told.add(reason)
+
+
+def _lagging(prescription: Prescription) -> Iterator[str]:
+    nothing = prescription.nothing
+    if nothing is None or nothing.after.healthy:
+        return
     lagging = [
         trial.treatment
         for trial in prescription.trials
-        if trial.after.healthy and prescription.nothing and not trial.beats(prescription.nothing)
+        if trial.after.healthy and not trial.beats(nothing)
     ]
     if lagging:
         yield f"Flow is restored, and learning not yet, by: {', '.join(lagging)}."
-    for treatment, reason in prescription.refused:
-        yield f"not tried: {reason if reason.startswith(treatment) else f'{treatment}: {reason}'}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 from gradcheckup.records import Finding, LayerRecord, Recording, Role, Severity, Step
 from gradcheckup.rules import query
@@ -24,7 +25,9 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     highest = max((s.loss for s in recording.steps), key=lambda loss: (math.isnan(loss), loss))
     diverged = not highest <= first + (thresholds.loss_growth - 1) * abs(first)
     lasting = all(step in large for step in recording.settled)
-    if last < first or not (diverged or lasting):
+    invariant = _scale_invariant(recording.steps[0])
+    wrecking = any(any(_above(step, limit, empty | invariant)) for step in large)
+    if last < first or not (lasting or (diverged and wrecking)):
         return
     layers = list(_above(large[-1], limit, empty))
     worst = max(layers, key=lambda layer: layer.update_ratio or 0.0)
@@ -55,6 +58,20 @@ def _above(step: Step, limit: float, empty: set[str]) -> Iterator[LayerRecord]:
             yield layer
 
 
+def _scale_invariant(step: Step) -> set[str]:
+    """Weight layers right in front of a norm, whose output forgets the size of their weights.
+
+    A step that is too long lengthens the weights, which shortens every later one (Arora, Li & Lyu
+    2019): one peak is no more than another initialisation.
+    """
+    run = [layer for layer in step.layers if layer.role is not Role.CONTAINER]
+    return {
+        layer.name
+        for layer, following in pairwise(run)
+        if layer.role is Role.WEIGHT and following.role is Role.NORM
+    }
+
+
 RULE = Rule(
     code="GC302",
     name="oversized-update",
@@ -63,12 +80,13 @@ RULE = Rule(
         "Update ratio ||dW|| / ||W|| of a hidden weight layer above oversized_update, while the "
         "loss does not end below where it began and either diverged on the way (not finite, or "
         "above loss_growth times its first value), or such updates last over the second half of "
-        "the probe."
+        "the probe. In front of a norm only those that last count: there an update that is too "
+        "large lengthens the weights, and shortens the next ones."
     ),
     default=(
         "oversized_update = 1.0, loss_growth = 2: usual updates are 1e-3 of the weights; "
-        "ResNet-50 peaks at 2.0 in its first step with SGD and learns, so one peak alone is "
-        "not flagged."
+        "ResNet-50 peaks at 2.2 in its first step with SGD, its loss rises from 2.6 to 14 in seven "
+        "steps, and it learns, so one peak in front of a norm is not flagged."
     ),
     false_alarms="Weights that start close to zero; an exact zero is left out.",
     remedy="A smaller learning rate, warm-up, gradient clipping.",

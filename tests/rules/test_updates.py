@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gradcheckup.records import Recording, Severity
+from gradcheckup.records import Recording, Role, Severity
 from gradcheckup.rules import (
     accumulating_gradient,
     oversized_update,
@@ -78,6 +78,26 @@ def test_oversized_update(
 ) -> None:
     found = list(oversized_update.check(with_updates(*ratios, losses=losses), LIMITS))
     assert [each.code for each in found] == ["GC302"] * flagged
+
+
+@pytest.mark.parametrize(("last", "flagged"), [(0.1, False), (1.2, True)])
+def test_one_peak_in_front_of_a_norm_is_none(
+    layer: Make, step: Make, recording: Make, *, last: float, flagged: bool
+) -> None:
+    """ResNet-50 with SGD: the loss goes from 2.6 to 14, and the net learns."""
+
+    def shown(ratio: float) -> list[Any]:
+        return [
+            layer("conv", update_ratio=ratio),
+            layer("bn", role=Role.NORM, update_ratio=0.1),
+            layer("fc", update_ratio=0.1, output=True),
+        ]
+
+    steps = [
+        step(index, shown(ratio), loss=loss)
+        for index, (ratio, loss) in enumerate([(2.2, 2.6), (0.9, 6.0), (last, 14.0), (last, 10.0)])
+    ]
+    assert bool(list(oversized_update.check(recording(steps), LIMITS))) is flagged
 
 
 @pytest.mark.parametrize(
