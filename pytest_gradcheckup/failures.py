@@ -50,7 +50,7 @@ def failure(
     parts = [
         claim,
         str(report),
-        "\n".join(_aligned([("rule", "layer", "measured", "value", "limit"), *rows]))
+        "\n".join(aligned([("rule", "layer", "measured", "value", "limit"), *rows]))
         if rows
         else "",
         "\n".join(filter(None, (_seeds(verdict), f"wanted so? {silence}"))),
@@ -108,8 +108,8 @@ def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.2g}"
 
 
-def _aligned(rows: Sequence[Row]) -> Iterator[str]:
-    """Columns as wide as their widest cell; values to the right."""
+def aligned(rows: Sequence[Row]) -> Iterator[str]:
+    """Columns as wide as their widest cell; the fourth one, of values, to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [

@@ -12,10 +12,13 @@ import torch
 import gradcheckup
 from gradcheckup import Report
 from pytest_gradcheckup import claims
+from pytest_gradcheckup.baseline import compared, measured
+from pytest_gradcheckup.differences import check_tolerance, mismatch, missing, renaming
 from pytest_gradcheckup.failures import failure
 from pytest_gradcheckup.majority import Case, Verdict, decide
 from pytest_gradcheckup.randomness import seeded
 from pytest_gradcheckup.settings import CheckSettings, matching
+from pytest_gradcheckup.shelf import Mode, Shelf
 from pytest_gradcheckup.tracebacks import HIDDEN
 
 if TYPE_CHECKING:
@@ -62,8 +65,8 @@ class Checker:
     fixture hides the module of the same name.
     """
 
-    def __init__(self, settings: CheckSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: CheckSettings, shelf: Shelf) -> None:
+        self._settings, self._shelf = settings, shelf
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in gradcheckup.__all__:
@@ -215,6 +218,51 @@ class Checker:
             claim = "\n".join([first, *rows, *([f"  and {rest} more"] if rest else [])])
             _fail(claim, verdict, f"ignore=[{found[0].name!r}, ...]")
 
+    def assert_matches_baseline(
+        self,
+        model: Any,
+        data: Any = None,
+        criterion: Any = None,
+        *,
+        name: str | None = None,
+        tolerance: float = 2.0,
+        **options: Unpack[ProbeOptions],
+    ) -> None:
+        """Fails where gradient or signal of a layer is not what it was, or layers came or went.
+
+        The baseline stands in ``__gradcheckup__`` beside the test, and is written where there is
+        none. Layers that have new names alone do not fail; the summary names them.
+
+        Args:
+            model: See the class; or a report.
+            data: See the class.
+            criterion: Likewise.
+            name: What to call the baseline; unique in its module. The test's name when left out.
+            tolerance: By which factor a value may be smaller or larger.
+            options: See `ProbeOptions`.
+
+        Raises:
+            UnhealthyError: An AssertionError, with what is different.
+            ReportError: The baseline is corrupt, or cannot be written.
+            GradcheckupError: The model, the data or an option cannot be used.
+        """
+        check_tolerance(tolerance)
+        path = self._shelf.place(name)
+        before = None if self._shelf.mode is Mode.UPDATE else self._shelf.read(path)
+        if before is None and self._shelf.mode is Mode.CI:
+            raise gradcheckup.UnhealthyError(missing(path.name))
+        probe = _Probe(model, data, criterion, self._settings, options)
+        now = measured(probe.reports())
+        if before is None:
+            self._shelf.write(path, now)
+            self._shelf.note(f"{path.name} written: {len(now.layers)} layers")
+            return
+        difference = compared(before, now, tolerance)
+        if difference.broken:
+            raise gradcheckup.UnhealthyError(mismatch(path.name, difference, tolerance))
+        if difference.renamed:
+            self._shelf.note(renaming(path.name, difference))
+
 
 class _Probe:
     """What is to be measured and judged: a model with its data, or a report that is there."""
@@ -244,6 +292,12 @@ class _Probe:
             broken = breaks(self._model)
             return Verdict((Case(None, self._model, broken),), broken)
         return decide(self.run, self.settings.all_seeds, breaks)
+
+    def reports(self) -> list[Report]:
+        """One for each seed, or the one that was given."""
+        if isinstance(self._model, Report):
+            return [self._model]
+        return [self.run(seed) for seed in self.settings.all_seeds]
 
     def run(self, seed: int | None = None) -> Report:
         """The report of one probe; with the first seed where none is given."""

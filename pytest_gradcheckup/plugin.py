@@ -33,6 +33,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     _add(parser, group, "ignore", "Do not judge by these rules.", metavar="CODES")
     _add(parser, group, "thresholds", "Judge by other limits: dead_warning=0.3.", metavar="LIMITS")
     _add(parser, group, "fail_on", "What fails: critical (default) or warning.", metavar="SEVERITY")
+    group.addoption(
+        "--gradcheckup-update",
+        action="store_true",
+        dest="gradcheckup_update",
+        help="Write all baselines that are compared with, in place of comparing.",
+    )
+    group.addoption(
+        "--gradcheckup-ci",
+        action="store_true",
+        dest="gradcheckup_ci",
+        help="Never write a baseline: a test without one fails.",
+    )
 
 
 def _add(
@@ -61,6 +73,10 @@ def _add(
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; refuse options that make no sense before any test runs."""
     config.addinivalue_line("markers", _MARKER)
+    if config.getoption("gradcheckup_update") and config.getoption("gradcheckup_ci"):
+        raise pytest.UsageError(
+            "--gradcheckup-update writes baselines and --gradcheckup-ci never does: leave one out"
+        )
     if any(value is not None for value in _given(config)):
         from pytest_gradcheckup.settings import of_run
 
@@ -75,7 +91,7 @@ def _given(config: pytest.Config) -> Iterator[object]:
 
 @pytest.fixture(name="gradcheckup")
 def _gradcheckup(request: pytest.FixtureRequest) -> Iterator[Checker]:
-    """Gradient checks: assert_healthy, assert_no, assert_reaches, assert_all_parameters_train.
+    """Gradient checks: assert_healthy, assert_no, assert_reaches, assert_all_parameters_train ...
 
     While a test has it, random numbers start from the first seed, so that a model built in the
     test is the same in every run; afterwards the random states are as they were.
@@ -83,7 +99,22 @@ def _gradcheckup(request: pytest.FixtureRequest) -> Iterator[Checker]:
     from pytest_gradcheckup.fixture import Checker
     from pytest_gradcheckup.randomness import seeded
     from pytest_gradcheckup.settings import of_test
+    from pytest_gradcheckup.shelf import shelf_of
 
     settings = of_test(request.config, list(request.node.iter_markers("gradcheckup")))
     with seeded(settings.seed):
-        yield Checker(settings)
+        yield Checker(settings, shelf_of(request))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what became of baselines, where there is something to say."""
+    reports = [
+        report
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.user_properties
+    ]
+    if any(name.startswith("gradcheckup_") for each in reports for name, _ in each.user_properties):
+        from pytest_gradcheckup.terminal import summarise
+
+        summarise(terminalreporter, reports)
