@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_gradcheckup.fixture import Checker
+    from pytest_gradcheckup.generated import healthy_test
 
 # Imported when they are first used: the package is imported in every run of pytest.
-_LAZY = {"Checker": "pytest_gradcheckup.fixture"}
+_LAZY = {
+    "Checker": "pytest_gradcheckup.fixture",
+    "healthy_test": "pytest_gradcheckup.generated",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -27,4 +31,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_LAZY[name]), name)
 
 
-__all__ = ["Checker"]
+__all__ = ["Checker", "healthy_test"]

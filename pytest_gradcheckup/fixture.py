@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
@@ -15,6 +16,7 @@ from pytest_gradcheckup import claims
 from pytest_gradcheckup.baseline import compared, measured
 from pytest_gradcheckup.differences import check_tolerance, mismatch, missing, renaming
 from pytest_gradcheckup.failures import failure
+from pytest_gradcheckup.journal import Journal
 from pytest_gradcheckup.majority import Case, Verdict, decide
 from pytest_gradcheckup.randomness import seeded
 from pytest_gradcheckup.settings import CheckSettings, matching
@@ -65,8 +67,8 @@ class Checker:
     fixture hides the module of the same name.
     """
 
-    def __init__(self, settings: CheckSettings, shelf: Shelf) -> None:
-        self._settings, self._shelf = settings, shelf
+    def __init__(self, settings: CheckSettings, shelf: Shelf, journal: Journal) -> None:
+        self._settings, self._shelf, self._journal = settings, shelf, journal
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in gradcheckup.__all__:
@@ -99,6 +101,7 @@ class Checker:
         probe = _Probe(model, data, criterion, self._settings, options)
         fail_on = probe.settings.fail_on
         verdict = probe.decide(lambda report: bool(claims.failing(report, fail_on)))
+        self._journal.enter("assert_healthy", verdict)
         if verdict.broken:
             found = claims.failing(verdict.telling.report, fail_on)
             rules = ", ".join(f'"{code}"' for code in dict.fromkeys(each.code for each in found))
@@ -145,6 +148,7 @@ class Checker:
             judging["thresholds"] = thresholds
         probe = _Probe(model, data, criterion, self._settings, judging)
         verdict = probe.decide(lambda report: bool(claims.with_codes(report, codes)))
+        self._journal.enter("assert_no", verdict)
         if verdict.broken:
             found = claims.with_codes(verdict.telling.report, codes)
             silence = "leave the assertion out, or move its limit: thresholds={...}"
@@ -179,6 +183,7 @@ class Checker:
             )
         probe = _Probe(model, data, criterion, self._settings, options)
         verdict = probe.decide(lambda report: claims.unreached(report, layer) is not None)
+        self._journal.enter("assert_reaches", verdict)
         if verdict.broken:
             claim = claims.unreached(verdict.telling.report, layer) or ""
             _fail(claim, verdict, "leave the assertion out")
@@ -208,6 +213,7 @@ class Checker:
         patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
         probe = _Probe(model, data, criterion, self._settings, options)
         verdict = probe.decide(lambda report: bool(claims.standing(report, patterns)))
+        self._journal.enter("assert_all_parameters_train", verdict)
         if verdict.broken:
             found = claims.standing(verdict.telling.report, patterns)
             width = max(len(each.name) for each in found)
@@ -252,12 +258,17 @@ class Checker:
         if before is None and self._shelf.mode is Mode.CI:
             raise gradcheckup.UnhealthyError(missing(path.name))
         probe = _Probe(model, data, criterion, self._settings, options)
-        now = measured(probe.reports())
+        cases = probe.cases()
+        now = measured([case.report for case in cases])
         if before is None:
+            self._journal.enter("assert_matches_baseline", Verdict(cases, broken=False))
             self._shelf.write(path, now)
             self._shelf.note(f"{path.name} written: {len(now.layers)} layers")
             return
         difference = compared(before, now, tolerance)
+        judged = tuple(replace(case, broken=difference.broken) for case in cases)
+        verdict = Verdict(judged, difference.broken)
+        self._journal.enter("assert_matches_baseline", verdict)
         if difference.broken:
             raise gradcheckup.UnhealthyError(mismatch(path.name, difference, tolerance))
         if difference.renamed:
@@ -293,11 +304,11 @@ class _Probe:
             return Verdict((Case(None, self._model, broken),), broken)
         return decide(self.run, self.settings.all_seeds, breaks)
 
-    def reports(self) -> list[Report]:
-        """One for each seed, or the one that was given."""
+    def cases(self) -> tuple[Case, ...]:
+        """One for each seed, or the report that was given; nothing is asserted of them yet."""
         if isinstance(self._model, Report):
-            return [self._model]
-        return [self.run(seed) for seed in self.settings.all_seeds]
+            return (Case(None, self._model, broken=False),)
+        return tuple(Case(seed, self.run(seed), broken=False) for seed in self.settings.all_seeds)
 
     def run(self, seed: int | None = None) -> Report:
         """The report of one probe; with the first seed where none is given."""

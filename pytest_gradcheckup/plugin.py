@@ -40,6 +40,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Write all baselines that are compared with, in place of comparing.",
     )
     group.addoption(
+        "--gradcheckup-report",
+        dest="gradcheckup_report",
+        default=None,
+        metavar="DIR",
+        help="Write the report of each check, as JSON and text, and an index.md.",
+    )
+    group.addoption(
+        "--gradcheckup-github",
+        action="store_true",
+        dest="gradcheckup_github",
+        help="Print failed checks as annotations of GitHub Actions.",
+    )
+    group.addoption(
         "--gradcheckup-ci",
         action="store_true",
         dest="gradcheckup_ci",
@@ -77,6 +90,10 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "--gradcheckup-update writes baselines and --gradcheckup-ci never does: leave one out"
         )
+    folder = config.getoption("gradcheckup_report")
+    if folder:
+        # Absolute before a test or a worker changes the folder; options are handed to workers.
+        config.option.gradcheckup_report = str(config.invocation_params.dir / folder)
     if any(value is not None for value in _given(config)):
         from pytest_gradcheckup.settings import of_run
 
@@ -97,22 +114,23 @@ def _gradcheckup(request: pytest.FixtureRequest) -> Iterator[Checker]:
     test is the same in every run; afterwards the random states are as they were.
     """
     from pytest_gradcheckup.fixture import Checker
+    from pytest_gradcheckup.journal import journal_of
     from pytest_gradcheckup.randomness import seeded
     from pytest_gradcheckup.settings import of_test
     from pytest_gradcheckup.shelf import shelf_of
 
     settings = of_test(request.config, list(request.node.iter_markers("gradcheckup")))
     with seeded(settings.seed):
-        yield Checker(settings, shelf_of(request))
+        yield Checker(settings, shelf_of(request), journal_of(request))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what became of baselines, where there is something to say."""
+    """Say what became of checks and baselines, where there were any."""
     reports = [
         report
         for reports in terminalreporter.stats.values()
         for report in reports
-        if isinstance(report, pytest.TestReport) and report.user_properties
+        if isinstance(report, pytest.TestReport) and report.when == "call"
     ]
     if any(name.startswith("gradcheckup_") for each in reports for name, _ in each.user_properties):
         from pytest_gradcheckup.terminal import summarise

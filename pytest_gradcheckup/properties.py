@@ -8,11 +8,13 @@ import pytest
 
 BASELINE = "gradcheckup_baseline"
 """The path of a baseline that a test used."""
+CHECK = "gradcheckup_check"
+"""A check that was made, as a JSON object."""
 NOTE = "gradcheckup_note"
 """A line for the summary of the run."""
 
 
 def values(reports: Iterable[pytest.TestReport], name: str) -> Iterator[str]:
-    """All that tests said under this name, each once, in order."""
-    found = (str(value) for each in reports for key, value in each.user_properties if key == name)
-    yield from dict.fromkeys(found)
+    """All that tests said under this name, in order."""
+    for report in reports:
+        yield from (str(value) for key, value in report.user_properties if key == name)

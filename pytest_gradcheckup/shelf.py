@@ -59,7 +59,7 @@ class Shelf:
         given: Any = name
         if given is not None and not (isinstance(given, str) and given.strip()):
             raise UsageError(f"expected name to be text, got {given!r}")
-        path = self._folder / f"{_file_name(name or self._test)}.json"
+        path = self._folder / f"{file_name(name or self._test)}.json"
         if path in self._used:
             raise UsageError(
                 f"two baselines in one test: give the second one a name=, got {name!r}"
@@ -120,8 +120,11 @@ def shelf_of(request: pytest.FixtureRequest) -> Shelf:
     return Shelf(node.path.parent / FOLDER / node.path.stem, test, mode, record)
 
 
-def _file_name(name: str) -> str:
-    """``test_flow[adam]`` as ``test_flow-adam``; a hash tells apart what would read the same."""
+def file_name(name: str) -> str:
+    """`name` as that of a file: ``test_flow[adam]`` is ``test_flow-adam``.
+
+    A hash tells apart what would read the same.
+    """
     bracketed = re.sub(r"\[(.*)\]$", r"-\1", name)
     plain = re.sub(r"[^\w.-]+", "-", bracketed).strip("-.") or "baseline"
     if plain == bracketed and len(plain) <= _LONGEST:

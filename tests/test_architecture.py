@@ -79,6 +79,8 @@ PLUGIN_MAY_IMPORT: dict[str, set[str]] = {
     "claims": {"gradcheckup"},
     "baseline": {"gradcheckup"},
     "properties": {"pytest"},
+    "journal": {"pytest", "gradcheckup"},
+    "generated": {"typing_extensions"},
     "shelf": {"pytest", "gradcheckup"},
     "differences": {"gradcheckup"},
     "terminal": {"pytest"},

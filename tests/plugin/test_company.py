@@ -57,7 +57,7 @@ def test_costs_nothing_where_it_is_not_used(run: Run, pytester: pytest.Pytester)
     run("", "test_apart.py", apart=True).assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize(("page", "passed"), [("docs/pytest.md", 2)])
+@pytest.mark.parametrize(("page", "passed"), [("docs/pytest.md", 3)])
 def test_examples_of_the_documentation(
     run: Run, pytester: pytest.Pytester, page: str, passed: int
 ) -> None:

@@ -1,0 +1,98 @@
+"""What is left of a run: files and an index, properties in JUnit, annotations, and a summary."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from xml.etree import ElementTree as ET
+
+import pytest
+
+import gradcheckup
+
+Run = Callable[..., pytest.RunResult]
+
+SUITE = """
+def test_healthy(gradcheckup):
+    gradcheckup.assert_healthy(healthy(), batch(), loss)
+    gradcheckup.assert_all_parameters_train(healthy(), batch(), loss)
+
+class TestSick:
+    @pytest.mark.parametrize("which", ["a|b"])
+    def test_sick(self, gradcheckup, which):
+        gradcheckup.assert_healthy(sick(), batch(), loss)
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "workers"])
+def test_files_properties_and_annotations(
+    run: Run, pytester: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    result = run(
+        SUITE,
+        "--gradcheckup-report=out/reports",
+        "--gradcheckup-github",
+        "--junit-xml=junit.xml",
+        *workers,
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*= gradcheckup =*", "3 checks, 1 failed", "reports: *index.md"])
+
+    folder = pytester.path / "out" / "reports"
+    reports = {path.stem: gradcheckup.load_report(path) for path in folder.glob("*.json")}
+    assert sorted(report.healthy for report in reports.values()) == [False, True, True]
+    assert {path.stem for path in folder.glob("*.txt")} == set(reports)
+    index = (folder / "index.md").read_text("utf-8")
+    for stem, report in reports.items():
+        assert f"[text]({stem}.txt), [JSON]({stem}.json)" in index
+        assert (folder / f"{stem}.txt").read_text("utf-8") == f"{report}\n"
+    rows = [line for line in index.splitlines() if "test_flow.py" in line]
+    assert len(rows) == 3
+    # Five columns and the report: a name with a bar does not add one.
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
+
+    tree = ET.parse(pytester.path / "junit.xml")  # noqa: S314 - written a moment ago
+    found = [json.loads(each.get("value", "")) for each in tree.iter("property")]
+    assert [each["check"] for each in found if not each["holds"]] == ["assert_healthy"]
+    assert len(found) == 3
+
+    (annotation,) = [line for line in result.outlines if line.startswith("::error")]
+    # Where the test begins, with its decorator: three lines of imports stand before the source.
+    line = 3 + 1 + SUITE[: SUITE.index("    @pytest")].count("\n")
+    place = f"::error file=test_flow.py,line={line},title=gradcheckup::"
+    assert annotation.startswith(place)
+    assert "GC101 critical" in annotation
+
+
+def test_no_files_and_no_annotations_unless_asked_for(run: Run, pytester: pytest.Pytester) -> None:
+    result = run(SUITE)
+    assert not [line for line in result.outlines if line.startswith("::")]
+    assert not list(pytester.path.glob("**/index.md"))
+    assert "= gradcheckup =" not in run("def test_other(): pass").stdout.str()
+
+
+def test_reports_that_cannot_be_written_are_told(run: Run, pytester: pytest.Pytester) -> None:
+    (pytester.path / "taken").write_text("a file")
+    result = run(SUITE, "--gradcheckup-report=taken")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*--gradcheckup-report: cannot make*taken*"])
+
+
+def test_a_test_in_one_line(run: Run) -> None:
+    source = """
+import pytest_gradcheckup
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+
+test_function = pytest_gradcheckup.healthy_test(healthy, batch, loss)
+test_class = pytest_gradcheckup.healthy_test(Net, batch(), loss, optimizer=torch.optim.Adam)
+test_model = pytest_gradcheckup.healthy_test(Net(), batch, loss)
+test_sick = pytest_gradcheckup.healthy_test(sick, batch, loss)
+"""
+    result = run(source)
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["*GC101 vanishing-gradient*"])
+    assert "generated.py" not in result.stdout.str()
