@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from gradcheckup.reports.figure import plot_profiles
     from gradcheckup.rules import Rule, choose_rules
     from gradcheckup.settings import Settings, load_settings
+    from gradcheckup.targets import Target, TargetOptions, load_target
     from gradcheckup.treating import treat
     from gradcheckup.treatments.course import Treated
 
@@ -55,11 +56,14 @@ __version__ = VERSION
 _LAZY = {
     "Rule": "gradcheckup.rules",
     "Settings": "gradcheckup.settings",
+    "Target": "gradcheckup.targets",
+    "TargetOptions": "gradcheckup.targets",
     "Treated": "gradcheckup.treatments.course",
     "assert_healthy": "gradcheckup.checkup",
     "choose_rules": "gradcheckup.rules",
     "diagnose": "gradcheckup.checkup",
     "load_settings": "gradcheckup.settings",
+    "load_target": "gradcheckup.targets",
     "plot_profiles": "gradcheckup.reports.figure",
     "prescribe": "gradcheckup.prescribing",
     "treat": "gradcheckup.treating",
@@ -99,7 +103,9 @@ __all__ = [
     "Settings",
     "Severity",
     "Step",
+    "Target",
     "TargetError",
+    "TargetOptions",
     "Thresholds",
     "Treated",
     "TreatmentError",
@@ -114,6 +120,7 @@ __all__ = [
     "diagnose",
     "load_report",
     "load_settings",
+    "load_target",
     "plot_profiles",
     "prescribe",
     "treat",

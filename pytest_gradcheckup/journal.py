@@ -54,10 +54,9 @@ class Journal:
         self._record(properties.CHECK, json.dumps(entry))
 
 
-def journal_of(request: pytest.FixtureRequest) -> Journal:
-    """The journal of the test that asks."""
-    folder = request.config.getoption("gradcheckup_report")
-    node = request.node
+def journal_of(node: pytest.Item) -> Journal:
+    """The journal of a test."""
+    folder = node.config.getoption("gradcheckup_report")
 
     def record(name: str, value: str) -> None:
         node.user_properties.append((name, value))

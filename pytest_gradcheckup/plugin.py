@@ -58,6 +58,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         dest="gradcheckup_ci",
         help="Never write a baseline: a test without one fails.",
     )
+    parser.addini(
+        "gradcheckup_targets",
+        "Files whose models are checked without a test: models/*.py, or models/net.py:Net.",
+        type="args",
+        default=[],
+    )
 
 
 def _add(
@@ -90,6 +96,10 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "--gradcheckup-update writes baselines and --gradcheckup-ci never does: leave one out"
         )
+    if config.getini("gradcheckup_targets"):
+        from pytest_gradcheckup.targets import Targets
+
+        config.pluginmanager.register(Targets(config), "gradcheckup_targets")
     folder = config.getoption("gradcheckup_report")
     if folder:
         # Absolute before a test or a worker changes the folder; options are handed to workers.
@@ -121,7 +131,7 @@ def _gradcheckup(request: pytest.FixtureRequest) -> Iterator[Checker]:
 
     settings = of_test(request.config, list(request.node.iter_markers("gradcheckup")))
     with seeded(settings.seed):
-        yield Checker(settings, shelf_of(request), journal_of(request))
+        yield Checker(settings, shelf_of(request.node), journal_of(request.node))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -103,13 +103,9 @@ class Shelf:
         self._record(properties.NOTE, text)
 
 
-def shelf_of(request: pytest.FixtureRequest) -> Shelf:
-    """The baselines of the test that asks.
-
-    Raises:
-        pytest.UsageError: Baselines are both to be written and not to be written.
-    """
-    config, node = request.config, request.node
+def shelf_of(node: pytest.Item) -> Shelf:
+    """The baselines of a test."""
+    config = node.config
     update, ci = config.getoption("gradcheckup_update"), config.getoption("gradcheckup_ci")
     mode = Mode.UPDATE if update else Mode.CI if ci else Mode.COMPARE
     test = ".".join(node.nodeid.split("::")[1:]) or node.name

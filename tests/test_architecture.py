@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The public names; what needs torch is imported when it is first used.
     "__init__": RECORDS
     | {"comparison", "report", "reports", "rules", "serialization", "settings", "prescription"}
-    | {"checkup", "prescribing", "treating", "treatments"},
+    | {"checkup", "prescribing", "targets", "treating", "treatments"},
 }
 # The plugin sees the public names of gradcheckup alone, and itself.
 PLUGIN_MAY_IMPORT: dict[str, set[str]] = {
@@ -80,6 +80,7 @@ PLUGIN_MAY_IMPORT: dict[str, set[str]] = {
     "baseline": {"gradcheckup"},
     "properties": {"pytest"},
     "journal": {"pytest", "gradcheckup"},
+    "targets": {"pytest", "gradcheckup"},
     "generated": {"typing_extensions"},
     "shelf": {"pytest", "gradcheckup"},
     "differences": {"gradcheckup"},
