@@ -120,7 +120,14 @@ def test_each_of_the_seven_has_a_demo() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", MITIGATIONS)
+# The others run within all_seven, but for their text, which is made in one place.
+QUICK = {"1_weight_scale.py", "6_layerwise_training.py"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MITIGATIONS],
+)
 def test_a_mitigation(script: Script, name: str) -> None:
     code, text = script(name, "--epochs", "1")
     assert code == 0, text

@@ -33,6 +33,7 @@ def test_in_workers(run: Run) -> None:
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
+@pytest.mark.slow
 def test_options_are_refused_before_workers_start(run: Run) -> None:
     result = run(SUITE, "-p", "xdist", "-n", "2", "--gradcheckup-steps=0")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

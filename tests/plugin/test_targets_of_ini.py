@@ -46,7 +46,13 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "workers"])
+@pytest.mark.parametrize(
+    "workers",
+    [
+        pytest.param((), id="alone"),
+        pytest.param(("-p", "xdist", "-n", "2"), id="workers", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.usefixtures("project")
 def test_all_models_are_checked(run: Run, workers: tuple[str, ...]) -> None:
     result = run("", "-rA", *workers, ini=INI)
