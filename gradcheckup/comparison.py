@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,8 @@ class Vitals:
             healthy=report.healthy,
             gradient_ratio=course(lambda step: step.end_to_end_ratio),
             signal_ratio=course(lambda step: step.end_to_end_signal),
-            saturation=course(_worst_saturation),
-            update_ratio=course(_smallest_update),
+            saturation=course(lambda step: step.worst_saturation),
+            update_ratio=course(lambda step: step.smallest_update_ratio),
             loss=course(lambda step: step.loss),
         )
 
@@ -239,29 +239,3 @@ def _factor(pair: Pair) -> float:
     if not (before > 0 and after > 0 and math.isfinite(before) and math.isfinite(after)):
         return math.inf
     return math.exp(min(abs(math.log(after) - math.log(before)), 700.0))
-
-
-def _worst_saturation(step: Step) -> float | None:
-    """As GC201 looks at it: gates saturate to do their work."""
-    return _extreme(
-        max,
-        (
-            layer.saturation
-            for layer in step.layers
-            if layer.role is Role.ACTIVATION and not layer.output and not layer.gate
-        ),
-    )
-
-
-def _smallest_update(step: Step) -> float | None:
-    return _extreme(min, (layer.update_ratio for layer in step.layers if layer.role is Role.WEIGHT))
-
-
-def _extreme(
-    choose: Callable[[list[float]], float], values: Iterable[float | None]
-) -> float | None:
-    """The extreme of what was measured; NaN where one is NaN, None without any."""
-    known = [value for value in values if value is not None]
-    if any(map(math.isnan, known)):
-        return math.nan
-    return choose(known) if known else None

@@ -8,7 +8,7 @@ is None, never 0.0; infinities and NaN are themselves. `serialization` turns rec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -225,6 +225,16 @@ class Response:
         return together / (distinct / self.gradient_distinct)
 
 
+def _extreme(
+    choose: Callable[[list[float]], float], values: Iterable[float | None]
+) -> float | None:
+    """The extreme of what was measured; NaN where one is NaN, None without any."""
+    known = [value for value in values if value is not None]
+    if any(map(math.isnan, known)):
+        return math.nan
+    return choose(known) if known else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One optimizer step.
@@ -286,15 +296,20 @@ class Step:
 
     @property
     def worst_saturation(self) -> float | None:
-        """The largest saturation of a hidden activation; None where none can saturate."""
-        found = (layer.saturation for layer in self.layers if not (layer.output or layer.gate))
-        return max((share for share in found if share is not None), default=None)
+        """The largest saturation of a hidden activation; None where none can saturate.
+
+        As GC201 looks at it: gates saturate to do their work.
+        """
+        return _extreme(
+            max, (each.saturation for each in self.layers if not (each.output or each.gate))
+        )
 
     @property
     def smallest_update_ratio(self) -> float | None:
         """The smallest update ratio of a weight layer; None where none was updated."""
-        found = (layer.update_ratio for layer in self.layers if layer.role is Role.WEIGHT)
-        return min((ratio for ratio in found if ratio is not None), default=None)
+        return _extreme(
+            min, (each.update_ratio for each in self.layers if each.role is Role.WEIGHT)
+        )
 
     @property
     def end_to_end_signal(self) -> float | None:
