@@ -20,7 +20,8 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
             continue
         position = step.layers.index(broken[0]) if broken else len(step.layers)
         before = step.layers[position - 1].name if position else "the input"
-        grown = query.overflow(layer.signal for layer in step.layers[:position])
+        signals = (layer.signal for layer in step.layers[:position])
+        cause, growth = query.broken_by(step, signals, "in-forward" if broken else "in-loss")
         yield Finding(
             code=RULE.code,
             rule=RULE.name,
@@ -29,16 +30,8 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
             culprit=broken[0].name if broken else "loss",
             observed=step.loss,
             steps=(step.index,),
-            cause=("overflow" if step.index else "large-weights")
-            if grown
-            else "in-forward"
-            if broken
-            else "in-loss",
-            evidence=(
-                ("before", before),
-                ("optimizer", recording.optimizer),
-                *((("grown", grown),) if grown else ()),
-            ),
+            cause=cause,
+            evidence=(("before", before), ("optimizer", recording.optimizer), *growth),
         )
         return
 

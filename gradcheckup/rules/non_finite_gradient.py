@@ -28,7 +28,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         culprit = broken[-1].name if broken else parameters[-1].name
         position = step.layers.index(broken[-1]) if broken else -1
         behind = (each.gradient_norm for each in reversed(step.layers[position + 1 :]))
-        grown = query.overflow(behind)
+        cause, growth = query.broken_by(step, behind, "in-gradient")
         yield Finding(
             code=RULE.code,
             rule=RULE.name,
@@ -36,11 +36,11 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
             layers=query.names(broken) or tuple(each.name for each in parameters),
             culprit=culprit,
             steps=(step.index,),
-            cause=("overflow" if step.index else "large-weights") if grown else "in-gradient",
+            cause=cause,
             evidence=(
                 ("parameters", len(parameters)),
                 ("total", len(step.parameters)),
-                *((("grown", grown),) if grown else ()),
+                *growth,
             ),
         )
         return

@@ -303,11 +303,21 @@ def time_courses(step: Step, name: str) -> list[TimeCourse]:
     ]
 
 
-def overflow(values: Iterable[float | None]) -> float | None:
-    """How many times larger the last of these is than the first, where that made a NaN or Inf.
+def broken_by(
+    step: Step, values: Iterable[float | None], otherwise: str
+) -> tuple[str, tuple[tuple[str, float], ...]]:
+    """The cause of a NaN or Inf, and the growth that made it, as evidence.
 
-    None where it grew less than a millionfold: nets that learn stay below 5000.
+    It overflowed where the values on the way to it grew a millionfold: nets that learn stay below
+    5000. At the first step the weights are too large for that.
+
+    Args:
+        step: Where it arose.
+        values: Norms or signals of the layers in front, in the direction of the pass.
+        otherwise: The cause where nothing grew.
     """
     found = [value for value in values if value and math.isfinite(value)]
     grown = found[-1] / found[0] if found else 0.0
-    return grown if grown > _OVERFLOW else None
+    if grown <= _OVERFLOW:
+        return otherwise, ()
+    return "overflow" if step.index else "large-weights", (("grown", grown),)
