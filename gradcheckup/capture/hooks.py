@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from gradcheckup import statistics
 from gradcheckup.activations import Activation, of_module
 from gradcheckup.capture import attention, layers, through_time
+from gradcheckup.capture.backward import in_backward
 from gradcheckup.capture.functions import Call, FunctionMode, watching
 from gradcheckup.capture.readings import Event, Measured, floating_tensors, read_out
 from gradcheckup.capture.response import Output
@@ -27,8 +28,7 @@ from gradcheckup.capture.structure import Place, leaves, locate
 from gradcheckup.capture.weighing import Weighing
 from gradcheckup.records import Role
 
-# Private parts of torch, each with a way out where a later version drops it.
-_BACKWARD_ID = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # noqa: SLF001
+# A private part of torch, with a way out where a later version drops it.
 _FUNCTORCH_LEVEL = getattr(
     getattr(torch._C, "_functorch", None),  # noqa: SLF001
     "peek_interpreter_stack",
@@ -218,7 +218,7 @@ class Capture:
 
     def within_model(self) -> bool:
         """Whether the model is running, or a part of it again, for a checkpoint."""
-        return bool(self.running) or (self.differentiating and _in_backward())
+        return bool(self.running) or (self.differentiating and in_backward())
 
     def _awaited(self) -> list[Event]:
         """Layers that ran under no_grad so far; a recomputation may show their gradient."""
@@ -230,7 +230,7 @@ class Capture:
         self.called.add(name)
         if _transformed():
             return
-        if _in_backward() and self._awaited() and not watching():
+        if in_backward() and self._awaited() and not watching():
             # torch switches the function mode off around backward(), where reentrant
             # checkpointing runs the forward that counts. Autograd drops this one again with the
             # thread state of the node that recomputes.
@@ -269,7 +269,7 @@ class Capture:
         passage = self._passages.pop(id(module), None)
         if name in self._owners:
             values = list(floating_tensors(output))
-            if not _in_backward():
+            if not in_backward():
                 self.ran.append((name, _shape(args, kwargs)))
             if values:
                 inside = f"{name}." if module is not self.model else ""
@@ -297,7 +297,7 @@ class Capture:
         else:
             inside = "" if module is self.model else f"{path}."
             name, functional = f"{inside}{known.kind}", True
-        fresh = not _in_backward()
+        fresh = not in_backward()
         arguments = known.arguments(call.args[1:], call.kwargs)
         saturation = peaks = None
         if fresh and known.zone and given.numel():
@@ -351,12 +351,12 @@ class Capture:
         else:
             entropy, values = attention.of_multi_head, result[0]
         if isinstance(module, nn.MultiheadAttention):
-            if not _in_backward():
+            if not in_backward():
                 self._entropies[path] = entropy(call.args, call.kwargs)
             return result
         inside = "" if module is self.model else f"{path}."
         event = self._record(f"{inside}attention", "attention", Role.ATTENTION, True, [values])
-        if event and not _in_backward():
+        if event and not in_backward():
             event.attention_entropy = entropy(call.args, call.kwargs)
         return result
 
@@ -365,7 +365,7 @@ class Capture:
     ) -> Event | None:
         if self._paused:
             return None
-        if _in_backward():
+        if in_backward():
             # Checkpointing runs the forward again: the first run under no_grad left an event
             # without a gradient hook, which now gets it; every other one is complete.
             # Stretches come back last first, and the layers inside one in their order.
@@ -394,7 +394,7 @@ class Capture:
             if value.requires_grad and torch.is_grad_enabled():
                 self._watch(value, event.read)
                 event.hooked = True
-                if value.grad_fn is not None and not _in_backward():
+                if value.grad_fn is not None and not in_backward():
                     event.nodes.append(value.grad_fn)
 
     def _compare(self, event: Event, module: nn.Module | None, output: Any) -> None:
@@ -453,8 +453,3 @@ def _transformed() -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return True
     return _FUNCTORCH_LEVEL() is not None
-
-
-def _in_backward() -> bool:
-    """Whether autograd is running a backward pass: the forward is a checkpoint's recomputation."""
-    return bool(_BACKWARD_ID() != -1)

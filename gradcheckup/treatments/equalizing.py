@@ -9,10 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcheckup import statistics
-
-# A private part of torch; without it, a new backward is told by the forward before it alone.
-_BACKWARD_ID = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # noqa: SLF001
-_NONE = -1
+from gradcheckup.capture import backward
 
 
 class Reference:
@@ -20,7 +17,7 @@ class Reference:
 
     def __init__(self) -> None:
         self._norm: Tensor | None = None
-        self._task = _NONE
+        self._task = backward.NONE
 
     def forget(self) -> None:
         """The next gradient to arrive is the first of another backward pass."""
@@ -36,7 +33,7 @@ class Reference:
                 backward pass inside is a part of; -1 for any other forward.
             gradient: dL/dy of one call of one layer.
         """
-        task = _BACKWARD_ID() if outer == _NONE else outer
+        task = backward.running() if outer == backward.NONE else outer
         norm = statistics.norm(gradient)
         if self._norm is None or self._task != task:
             self._norm = norm
@@ -53,7 +50,7 @@ class Reference:
         return (wide * root * root).to(gradient.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_norm": None, "_task": _NONE}
+        return {"_norm": None, "_task": backward.NONE}
 
 
 class Equalizer:
@@ -74,8 +71,8 @@ class Equalizer:
         if torch.compiler.is_compiling():
             # Not torch.compiler.disable, which takes seconds to import.
             torch._dynamo.graph_break()  # noqa: SLF001 - documented all the same
-        outer = _BACKWARD_ID()
-        if outer == _NONE:
+        outer = backward.running()
+        if outer == backward.NONE:
             self.reference.forget()
         output.register_hook(partial(self.reference.rescale, outer))  # type: ignore[no-untyped-call]
 

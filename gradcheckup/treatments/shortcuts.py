@@ -12,11 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradcheckup.capture.backward import in_backward
 from gradcheckup.treatments.arguments import Call, first_tensor, with_first
-
-# As in `equalizing`: a private part of torch; without it, shortcuts into checkpoints go unnoticed.
-_BACKWARD_ID = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # noqa: SLF001
-_NONE = -1
 
 
 class Residual(nn.Sequential):
@@ -49,7 +46,7 @@ class Memory:
     def take(self) -> Tensor | None:
         """The value, which is forgotten when the last one has taken it."""
         held = self._held
-        if held is None and _BACKWARD_ID() != _NONE:
+        if held is None and in_backward():
             raise RuntimeError("a checkpoint runs the end of a shortcut again without its start")
         self._left -= 1
         if self._left <= 0:
