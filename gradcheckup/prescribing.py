@@ -21,14 +21,13 @@ from gradcheckup.probe import batches
 from gradcheckup.probe.arguments import check_arguments
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
 from gradcheckup.probe.safekeeping import random_state
-from gradcheckup.probe.subject import OptimizerSource
+from gradcheckup.probe.subject import OptimizerSource, default_optimizer
 from gradcheckup.report import Report
 from gradcheckup.thresholds import Thresholds
 from gradcheckup.tracebacks import one_line
 from gradcheckup.treating import run
 from gradcheckup.treatments import TREATMENTS
 from gradcheckup.treatments.course import Dose, Treated, administer, parse
-from gradcheckup.treatments.optimizers import default
 from gradcheckup.trials import Course, candidates, divided, drawn, in_any_case, measure, train
 
 OnTrial = Callable[[str, int, int], None]
@@ -121,7 +120,7 @@ def prescribe(
     training, held_out = divided(taken)
     clinic = _Clinic(
         model=model,
-        source=optimizer or default,
+        source=optimizer or default_optimizer,
         course=Course(
             objective=Objective(loss, compute_loss),
             training=training,
@@ -186,11 +185,7 @@ class _Clinic:
 
     def treat(self, doses: Sequence[Dose], seed: int) -> Treated:
         """A fresh copy of the model, treated."""
-        loss = run(
-            self.course.training[0],
-            self.course.objective.criterion,
-            self.course.objective.compute_loss,
-        )
+        loss = run(self.course.training[0], self.course.objective)
         return administer(self.model, self.source, doses, loss, seed)
 
     def trial(self, text: str, doses: Sequence[Dose]) -> Trial:

@@ -67,17 +67,15 @@ def treat(
     model = unwrap(model)
     check_trainable(model)
     batch = _one_batch(model, data, seed)
-    return administer(model, optimizer, doses, run(batch, criterion, compute_loss), seed)
+    return administer(model, optimizer, doses, run(batch, Objective(criterion, compute_loss)), seed)
 
 
-def run(
-    batch: Any, criterion: Criterion | None, compute_loss: ComputeLoss | None
-) -> Callable[[nn.Module], Tensor]:
+def run(batch: Any, objective: Objective) -> Callable[[nn.Module], Tensor]:
     """What runs a model on a batch and reduces its outputs to a scalar.
 
     The loss, where there is one; the sum of the outputs otherwise, which leads to the same layers.
     """
-    return partial(_reduced, batch, Objective(criterion, compute_loss))
+    return partial(_reduced, batch, objective)
 
 
 def _reduced(batch: Any, objective: Objective, model: nn.Module) -> Tensor:

@@ -160,9 +160,7 @@ def _subject(
         model.train()
         notes.append("the model was in eval mode: probed in train mode")
     if optimizer is None and source is None:
-        optimizer = torch.optim.SGD(
-            [each for each in model.parameters() if each.requires_grad], lr=0.01, momentum=0.9
-        )
+        optimizer = default_optimizer(model)
         notes.append("optimizer SGD(lr=0.01, momentum=0.9), as none was given")
     elif optimizer is None:
         optimizer = build_optimizer(source, model)
@@ -186,6 +184,12 @@ def _subject(
         described=_described(optimizer),
         assumptions=tuple(notes),
     )
+
+
+def default_optimizer(model: nn.Module) -> Optimizer:
+    """What trains a model where no optimizer is given."""
+    trained = [each for each in model.parameters() if each.requires_grad]
+    return torch.optim.SGD(trained, lr=0.01, momentum=0.9)
 
 
 def check_bound(optimizer: Optimizer, model: nn.Module) -> None:

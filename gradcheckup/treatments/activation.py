@@ -36,7 +36,7 @@ def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
         for layer in anatomy.layers
         if isinstance(model.get_submodule(layer.name), (nn.RNN, nn.RNNCell))
     ]
-    if variant != "relu" or any(_nonlinearity(model, name) == "relu" for name in cells):
+    if variant != "relu" or any(recurrence.is_relu(model.get_submodule(name)) for name in cells):
         cells = []  # torch's own recurrent layers have tanh and ReLU alone
     if not sites and not cells:
         raise TreatmentError(_why_not(model, anatomy, variant))
@@ -153,11 +153,6 @@ def _in_front(anatomy: Anatomy, sites: list[ActivationSite]) -> tuple[str, ...]:
         for layer in anatomy.layers
         if not layer.output and kinds & set(layer.activations)
     )
-
-
-def _nonlinearity(model: nn.Module, name: str) -> str:
-    found: str = getattr(model.get_submodule(name), "nonlinearity", "")
-    return found
 
 
 def _to_relu(module: nn.Module) -> None:

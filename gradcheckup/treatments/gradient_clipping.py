@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gradcheckup.errors import TreatmentError
+from gradcheckup.probe.subject import default_optimizer
 from gradcheckup.treatments.clipping import Clip, clip_of, clipped
-from gradcheckup.treatments.optimizers import default
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 _OPTIONS = {"norm": "max_norm", "value": "clip_value"}
@@ -15,7 +15,7 @@ _OPTIONS = {"norm": "max_norm", "value": "clip_value"}
 def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effect:
     option = _OPTIONS[variant]
     bound = options[option]
-    optimizer = patient.optimizer or default(patient.model)
+    optimizer = patient.optimizer or default_optimizer(patient.model)
     present = clip_of(optimizer)
     if present:
         raise TreatmentError(f"the optimizer clips by {present.by} at {present.bound:g} already")

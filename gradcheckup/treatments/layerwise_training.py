@@ -9,9 +9,9 @@ from torch import nn
 
 from gradcheckup.capture.tap import origins
 from gradcheckup.errors import TreatmentError
+from gradcheckup.probe.subject import default_optimizer
 from gradcheckup.treatments.anatomy import Anatomy, WeightLayer
 from gradcheckup.treatments.heads import auxiliary_head
-from gradcheckup.treatments.optimizers import default
 from gradcheckup.treatments.stages import Growing, Stage, Stages
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
@@ -100,7 +100,7 @@ def _stages(patient: Patient, output: WeightLayer, groups: list[list[WeightLayer
     net = Growing(
         model=model,
         output=output.name,
-        optimizer=patient.optimizer or default(model),
+        optimizer=patient.optimizer or default_optimizer(model),
         trainable=tuple(trainable),
     )
     stages: list[Stage] = []

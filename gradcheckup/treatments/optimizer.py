@@ -7,14 +7,15 @@ from collections.abc import Mapping
 import torch
 
 from gradcheckup.errors import TreatmentError
-from gradcheckup.treatments.optimizers import default, exchanged, weight_decays
+from gradcheckup.probe.subject import default_optimizer
+from gradcheckup.treatments.optimizers import exchanged, weight_decays
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 _CLASSES = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
 
 
 def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effect:
-    present = patient.optimizer or default(patient.model)
+    present = patient.optimizer or default_optimizer(patient.model)
     kind, rate = _CLASSES[variant], options["lr"]
     alike = type(present) is kind
     if alike and all(group["lr"] == rate for group in present.param_groups):

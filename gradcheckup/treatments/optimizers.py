@@ -103,12 +103,6 @@ def narrowed(
     return other
 
 
-def default(model: nn.Module) -> Optimizer:
-    """The optimizer that `diagnose` takes where none is given."""
-    trained = [each for each in model.parameters() if each.requires_grad]
-    return torch.optim.SGD(trained, lr=0.01, momentum=0.9)
-
-
 def _forget_as_one(optimizer: Optimizer) -> None:
     """Has LBFGS, which sees all parameters as one vector, begin anew with another one."""
     if isinstance(optimizer, torch.optim.LBFGS):

@@ -40,7 +40,7 @@ def initialize(module: nn.Module, layer: WeightLayer) -> None:
         for name, parameter in own:
             if name.startswith("weight_hh"):
                 for gate in torch.split(parameter, parameter.shape[1]):
-                    _recurrent(gate, relu=_is_relu(module))
+                    _recurrent(gate, relu=is_relu(module))
             elif name.startswith("weight_ih"):
                 for gate in torch.split(parameter, _hidden(module)):
                     nn.init.xavier_normal_(gate)
@@ -70,7 +70,7 @@ def code(model: nn.Module, layer: WeightLayer) -> str:
     """The same for the user's own code."""
     name, module = reference(model, layer.name), model.get_submodule(layer.name)
     size = f"{name}.hidden_size"
-    start = "nn.init.eye_" if _is_relu(module) else "nn.init.orthogonal_"
+    start = "nn.init.eye_" if is_relu(module) else "nn.init.orthogonal_"
     lines = [
         f"for name, values in {name}.named_parameters():",
         '    if name.startswith("weight_hh"):',
@@ -98,7 +98,8 @@ def _recurrent(gate: Tensor, *, relu: bool) -> None:
         orthogonal(gate)
 
 
-def _is_relu(module: nn.Module) -> bool:
+def is_relu(module: nn.Module) -> bool:
+    """Whether its recurrence is one of ReLUs; torch's own are of tanh otherwise."""
     return getattr(module, "nonlinearity", None) == "relu"
 
 
