@@ -26,14 +26,7 @@ REMARK = (
 
 
 def apply(case: Case) -> gradcheckup.Treated:
-    return gradcheckup.treat(
-        case.model,
-        "weight_scale",
-        case.batches(),
-        case.criterion,
-        optimizer=case.optimizer,
-        seed=case.seed,
-    )
+    return case.treat("weight_scale")
 
 
 if __name__ == "__main__":

@@ -28,15 +28,7 @@ REMARK = (
 
 
 def apply(case: Case) -> gradcheckup.Treated:
-    return gradcheckup.treat(
-        case.model,
-        "optimizer",
-        case.batches(),
-        case.criterion,
-        optimizer=case.optimizer,
-        seed=case.seed,
-        lr=LEARNING_RATE,
-    )
+    return case.treat("optimizer", lr=LEARNING_RATE)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,7 @@ REMARK = (
 
 
 def apply(case: Case) -> gradcheckup.Treated:
-    return gradcheckup.treat(
-        case.model,
-        "normalization",
-        case.batches(),
-        case.criterion,
-        optimizer=case.optimizer,
-        seed=case.seed,
-    )
+    return case.treat("normalization")
 
 
 if __name__ == "__main__":

@@ -25,14 +25,7 @@ REMARK = (
 
 
 def apply(case: Case) -> gradcheckup.Treated:
-    return gradcheckup.treat(
-        case.model,
-        "skip_connection",
-        case.batches(),
-        case.criterion,
-        optimizer=case.optimizer,
-        seed=case.seed,
-    )
+    return case.treat("skip_connection")
 
 
 if __name__ == "__main__":

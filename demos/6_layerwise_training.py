@@ -27,14 +27,7 @@ REMARK = (
 
 
 def apply(case: Case) -> gradcheckup.Treated:
-    return gradcheckup.treat(
-        case.model,
-        "layerwise_training",
-        case.batches(),
-        case.criterion,
-        optimizer=case.optimizer,
-        seed=case.seed,
-    )
+    return case.treat("layerwise_training")
 
 
 if __name__ == "__main__":

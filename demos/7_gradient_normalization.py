@@ -25,14 +25,7 @@ REMARK = (
 
 
 def apply(case: Case) -> gradcheckup.Treated:
-    return gradcheckup.treat(
-        case.model,
-        "gradient_normalization",
-        case.batches(),
-        case.criterion,
-        optimizer=case.optimizer,
-        seed=case.seed,
-    )
+    return case.treat("gradient_normalization")
 
 
 if __name__ == "__main__":

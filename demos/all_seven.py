@@ -17,7 +17,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
 from statistics import median
 
@@ -69,18 +68,6 @@ class Row:
         return sum(mine.accuracy[1] > theirs.accuracy[1] for mine, theirs in pairs)
 
 
-def variant(text: str, case: Case, **options: float) -> gradcheckup.Treated:
-    return gradcheckup.treat(
-        case.model,
-        text,
-        case.batches(),
-        case.criterion,
-        optimizer=case.optimizer,
-        seed=case.seed,
-        **options,
-    )
-
-
 def rows() -> list[Row]:
     """The net as it is, the seven, and the two that do not suffice."""
     made = [Row(name=UNTREATED)]
@@ -98,14 +85,14 @@ def rows() -> list[Row]:
     made.append(
         Row(
             name="weights of N(0, 10²)",
-            apply=partial(variant, "weight_scale:normal", std=10),
+            apply=lambda case: case.treat("weight_scale:normal", std=10),
             remark="Too much of a good thing: sigmoids saturate and gradients explode.",
         )
     )
     made.append(
         Row(
             name="norm of whole tensors",
-            apply=partial(variant, "normalization:tensor"),
+            apply=lambda case: case.treat("normalization:tensor"),
             remark="An offset of each unit survives it, and most of what is there is offset. With "
             "the plain SGD(lr=0.01) of the tutorials such a net does not learn.",
         )

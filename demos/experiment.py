@@ -72,6 +72,18 @@ class Case:
         order = torch.randperm(len(inputs), generator=shuffle)
         return [(inputs[part], targets[part]) for part in order.split(BATCH_SIZE)]
 
+    def treat(self, text: str, **options: float) -> Treated:
+        """A treated copy of the net and of its optimizer; both stay as they are."""
+        return gradcheckup.treat(
+            self.model,
+            text,
+            self.batches(),
+            self.criterion,
+            optimizer=self.optimizer,
+            seed=self.seed,
+            **options,
+        )
+
     def diagnose(self, model: nn.Module, optimizer: Optimizer) -> Report:
         """A checkup on batches of the first epochs; changes neither of the two."""
         batches = [*self.batches(0), *self.batches(1)]
