@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from gradcheckup.cli.console import color_wanted, print_out, width_of
+from gradcheckup.cli.console import print_out, stdout_form
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.cli.show import read_report
 from gradcheckup.comparison import compare as run
@@ -43,14 +42,6 @@ def compare(before: Path, after: Path, form: str, verbose: bool, no_color: bool)
     else:
         from gradcheckup.reports.contrast import render
 
-        print_out(
-            render(
-                comparison,
-                verbose=verbose,
-                width=width_of(sys.stdout),
-                color=color_wanted(sys.stdout, refused=no_color),
-                encoding=sys.stdout.encoding or "utf-8",
-                more="--verbose",
-            )
-        )
+        look = stdout_form(no_color=no_color)
+        print_out(render(comparison, verbose=verbose, more="--verbose", **look))
     return int(comparison.worse)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from gradcheckup.errors import UsageError
 from gradcheckup.files import reason, write_whole
@@ -29,6 +30,27 @@ def width_of(stream: TextIO) -> int:
     if not stream.isatty():
         return WIDTH
     return min(shutil.get_terminal_size((WIDTH, 24)).columns, _WIDEST)
+
+
+def stdout_form(*, no_color: bool) -> dict[str, Any]:
+    """Width, colour and encoding of what goes to stdout, as every text report takes them."""
+    return {
+        "width": width_of(sys.stdout),
+        "color": color_wanted(sys.stdout, refused=no_color),
+        "encoding": sys.stdout.encoding or "utf-8",
+    }
+
+
+def wrapped(text: str, width: int, *, first: str = "", other: str = "") -> str:
+    """A paragraph whose first line begins with one margin and the others with another."""
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=other,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def print_out(text: str) -> None:

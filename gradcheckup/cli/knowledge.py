@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 
 import click
 
-from gradcheckup.cli.console import print_out, width_of
+from gradcheckup.cli.console import print_out, width_of, wrapped
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.errors import UsageError
 from gradcheckup.reports.reference import rules_page
@@ -38,15 +37,7 @@ def rules(markdown: bool) -> int:
     longest = max(len(rule.name) for rule in RULES)
     for rule in RULES:
         head = f"{rule.code}  {rule.name:<{longest}}  "
-        print_out(
-            textwrap.fill(
-                rule.summary,
-                width,
-                initial_indent=head,
-                subsequent_indent=" " * len(head),
-                break_on_hyphens=False,
-            )
-        )
+        print_out(wrapped(rule.summary, width, first=head, other=" " * len(head)))
     print_out("\nmore on one of them: gradcheckup explain CODE")
     return 0
 
@@ -88,11 +79,4 @@ def _explanation(rule: Rule, width: int) -> str:
 
 
 def _paragraph(text: str, width: int) -> str:
-    return textwrap.fill(
-        " ".join(text.split()),
-        width,
-        initial_indent="  ",
-        subsequent_indent="  ",
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
+    return wrapped(" ".join(text.split()), width, first="  ", other="  ")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from gradcheckup.cli.console import check_writable, color_wanted, print_out, width_of, write_file
+from gradcheckup.cli.console import check_writable, print_out, stdout_form, write_file
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.cli.options import Checkup, checkup, checkup_options, form_of, place, split
 from gradcheckup.cli.progress import trial_progress
@@ -88,13 +88,8 @@ def prescribe(target: str, **options: Any) -> int:
     else:
         from gradcheckup.reports.prescription import render_prescription
 
-        stream = sys.stdout
-        text = render_prescription(
-            found,
-            width=None if output else width_of(stream),
-            color=not output and color_wanted(stream, refused=options["no_color"]),
-            encoding="utf-8" if output else stream.encoding or "utf-8",
-        )
+        look = {} if output else stdout_form(no_color=options["no_color"])
+        text = render_prescription(found, **look)
     if output:
         write_file(output, text)
         best = found.best.treatment if found.best else "nothing"

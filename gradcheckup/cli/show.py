@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from gradcheckup.cli.console import check_figure, color_wanted, print_out, width_of
+from gradcheckup.cli.console import check_figure, print_out, stdout_form
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.errors import ReportError
 from gradcheckup.report import Report
@@ -86,10 +85,4 @@ def terminal_text(report: Report, *, verbose: bool, no_color: bool) -> str:
     """The text report for where stdout goes."""
     from gradcheckup.reports.text import render
 
-    return render(
-        report,
-        verbose=verbose,
-        width=width_of(sys.stdout),
-        color=color_wanted(sys.stdout, refused=no_color),
-        encoding=sys.stdout.encoding or "utf-8",
-    )
+    return render(report, verbose=verbose, **stdout_form(no_color=no_color))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from gradcheckup.cli.console import print_out, width_of
+from gradcheckup.cli.console import print_out, width_of, wrapped
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.errors import UsageError
 from gradcheckup.suggestions import did_you_mean
@@ -67,7 +66,7 @@ def _list(every: tuple[Treatment, ...]) -> None:
     for each in every:
         head = f"{each.key:<{longest}}  "
         for text in (each.summary, f"variants: {', '.join(each.variants)}"):
-            print_out(_wrapped(text, width, first=head, other=" " * len(head)))
+            print_out(wrapped(text, width, first=head, other=" " * len(head)))
             head = " " * len(head)
     print_out("\nmore on one of them: gradcheckup treatments KEY")
 
@@ -83,16 +82,16 @@ def _find(word: str, every: tuple[Treatment, ...]) -> Treatment:
 
 def _explanation(treatment: Treatment, width: int) -> Iterator[str]:
     yield treatment.key
-    yield _wrapped(treatment.summary, width, first="  ", other="  ")
+    yield wrapped(treatment.summary, width, first="  ", other="  ")
     yield from ("", "works on", f"  {_ACTS_ON[treatment.acts_on]}")
     yield from ("", "variants")
     longest = max(map(len, treatment.variants))
     for name, text in treatment.variants.items():
         options = _options(treatment, name)
         head = f"  {name:<{longest}}  "
-        yield _wrapped(text + options, width, first=head, other=" " * len(head))
+        yield wrapped(text + options, width, first=head, other=" " * len(head))
     for heading, text in (("limits", treatment.limits), ("from", treatment.source)):
-        yield from ("", heading, _wrapped(text, width, first="  ", other="  "))
+        yield from ("", heading, wrapped(text, width, first="  ", other="  "))
 
 
 def _section(treatment: Treatment) -> str:
@@ -117,14 +116,3 @@ def _options(treatment: Treatment, variant: str) -> str:
     """`` (std=1)``; "" where the variant takes none."""
     taken = treatment.options_of(variant)
     return f" ({', '.join(f'{name}={value:g}' for name, value in taken.items())})" if taken else ""
-
-
-def _wrapped(text: str, width: int, *, first: str, other: str) -> str:
-    return textwrap.fill(
-        text,
-        width,
-        initial_indent=first,
-        subsequent_indent=other,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
