@@ -10,8 +10,9 @@ from torch import nn
 
 from gradcheckup import rules
 from gradcheckup.errors import UnhealthyError, UsageError
-from gradcheckup.probe import OnStep, batches, probe
+from gradcheckup.probe import OnStep, probe
 from gradcheckup.probe.arguments import check_arguments
+from gradcheckup.probe.batches import take
 from gradcheckup.probe.flags import misspelt_flags
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
 from gradcheckup.probe.subject import OptimizerSource, rehearsal, unwrap
@@ -28,6 +29,7 @@ def diagnose(
     optimizer: OptimizerSource | None = None,
     compute_loss: ComputeLoss | None = None,
     steps: int = 8,
+    batches: int | None = None,
     seed: int = 0,
     thresholds: Thresholds | Mapping[str, float] | None = None,
     select: Iterable[str] | None = None,
@@ -52,6 +54,8 @@ def diagnose(
         compute_loss: `compute_loss(model, batch)` returning a scalar, for everything else.
         steps: Optimizer steps of the probe. One look at initialisation is not enough: only what
             persists is critical.
+        batches: How many batches of the data these steps go through in turn, at most `steps`; as
+            many as there are steps when left out. Data that has fewer is gone through again.
         seed: Seed of the probe's random numbers.
         thresholds: Limits to judge by, or a mapping of the ones to change.
         select: Codes, beginnings of codes or names of the rules to apply; None for all.
@@ -70,12 +74,11 @@ def diagnose(
         LossError: The loss is not a scalar that requires grad.
     """
     check_arguments(model=model, criterion=criterion, compute_loss=compute_loss, seed=seed)
-    if type(steps) is not int or steps < 1:
-        raise UsageError(f"expected steps to be a whole number of at least 1, got {steps!r}")
+    most = _most_batches(steps, batches)
     limits = _limits(thresholds)
     chosen = rules.choose_rules(select, ignore)
     with rehearsal(model, optimizer, criterion, seed) as patient:
-        taken, notes = batches.take(data, steps)
+        taken, notes = take(data, most)
         objective = Objective(patient.criterion, compute_loss)
         recording = probe(
             patient, objective, taken, steps=steps, thresholds=limits, on_step=on_step
@@ -98,6 +101,18 @@ def assert_healthy(report: Report) -> None:
         raise UsageError(f"expected a report of diagnose, got {type(given).__name__}")
     if not report.healthy:
         raise UnhealthyError(str(report))
+
+
+def _most_batches(steps: int, batches: int | None) -> int:
+    for name, value in (("steps", steps), ("batches", steps if batches is None else batches)):
+        if type(value) is not int or value < 1:
+            raise UsageError(f"expected {name} to be a whole number of at least 1, got {value!r}")
+    if batches is not None and batches > steps:
+        raise UsageError(
+            f"expected at most as many batches as steps, {steps}, since each step takes one; "
+            f"got batches={batches}: give steps={batches} as well"
+        )
+    return steps if batches is None else batches
 
 
 def _limits(thresholds: Thresholds | Mapping[str, float] | None) -> Thresholds:

@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 from gradcheckup.checkup import diagnose
 from gradcheckup.errors import TreatmentError, UsageError
 from gradcheckup.prescription import Outcome, Prescription, Trial, ranked
-from gradcheckup.probe import batches
 from gradcheckup.probe.arguments import check_arguments
+from gradcheckup.probe.batches import take
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
 from gradcheckup.probe.safekeeping import random_state
 from gradcheckup.probe.subject import OptimizerSource, default_optimizer
@@ -52,6 +52,7 @@ def prescribe(
     budget: int | str = 200,
     seeds: int = 1,
     steps: int = 8,
+    batches: int | None = None,
     seed: int = 0,
     thresholds: Thresholds | Mapping[str, float] | None = None,
     select: Iterable[str] | None = None,
@@ -79,6 +80,7 @@ def prescribe(
             ``"5m"``.
         seeds: How often each trial is made, with seeds from `seed` on.
         steps: Steps of each probe.
+        batches: Of each probe, as for `diagnose`.
         seed: The first one.
         thresholds: As for `diagnose`.
         select: As for `diagnose`.
@@ -98,13 +100,14 @@ def prescribe(
     asked = _asked(treatments)
     _check(budget, seeds)
     with random_state(seed):
-        taken, notes = batches.take(data, _needed(budget), _MOST_BYTES)
+        taken, notes = take(data, _needed(budget), _MOST_BYTES)
     examine = partial(
         diagnose,
         data=taken,
         criterion=criterion,
         compute_loss=compute_loss,
         steps=steps,
+        batches=batches,
         seed=seed,
         thresholds=thresholds,
         select=select,

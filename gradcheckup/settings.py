@@ -25,6 +25,7 @@ class Settings:
     Attributes:
         path: The file they come from.
         steps: Probe steps.
+        batches: The most batches that they go through.
         seed: Of the probe.
         select: Codes, prefixes or names of the rules to apply.
         ignore: Those to leave out.
@@ -38,6 +39,7 @@ class Settings:
 
     path: Path | None = None
     steps: int | None = None
+    batches: int | None = None
     seed: int | None = None
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -166,6 +168,7 @@ def _thresholds(value: Any, where: str) -> Mapping[str, float]:
 
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "steps": _count,
+    "batches": _count,
     "seed": _seed,
     "select": _codes,
     "ignore": _codes,

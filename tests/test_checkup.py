@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,9 @@ def net() -> nn.Module:
         ({"steps": 1.5}, "UsageError", "got 1.5"),
         ({"steps": "8"}, "UsageError", "got '8'"),
         ({"steps": True}, "UsageError", "got True"),
+        ({"batches": 0}, "UsageError", "batches to be a whole number of at least 1, got 0"),
+        ({"batches": 9}, "UsageError", "got batches=9: give steps=9 as well"),
+        ({"steps": 2, "batches": 3}, "UsageError", "at most as many batches as steps, 2"),
         ({"seed": -1}, "UsageError", "got -1"),
         ({"thresholds": 3}, "UsageError", "a mapping, got int"),
         ({"thresholds": {"dead_warnin": 0.3}}, "UsageError", "did you mean dead_warning?"),
@@ -128,6 +132,29 @@ def test_as_many_steps_as_asked_for(steps: int) -> None:
     )
     assert [step.index for step in report.steps] == list(range(steps))
     assert seen == [(done, steps) for done in range(1, steps + 1)]
+
+
+@pytest.mark.parametrize(
+    ("batches", "order"),
+    [(None, [0, 1, 2, 3, 4]), (2, [0, 1, 0, 1, 0]), (1, [0] * 5), (5, [0, 1, 2, 3, 4])],
+)
+def test_as_many_batches_as_asked_for(batches: int | None, order: list[int]) -> None:
+    """With a learning rate of 0, the loss of a step tells its batch."""
+    model, read = net(), []
+
+    def stream() -> Iterator[tuple[Tensor, Tensor]]:
+        for number in range(9):
+            read.append(number)
+            yield X + number, Y
+
+    still = partial(torch.optim.SGD, lr=0.0)
+    report = gradcheckup.diagnose(
+        model, stream(), CROSS_ENTROPY, optimizer=still, steps=5, batches=batches
+    )
+    wanted = [CROSS_ENTROPY(model(X + number), Y).item() for number in order]
+    assert [step.loss for step in report.steps] == pytest.approx(wanted)
+    assert read == sorted(set(order))  # no more than it takes
+    assert report.recording.batches == len(read)
 
 
 def test_assert_healthy_shows_the_report() -> None:

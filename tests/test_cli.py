@@ -220,6 +220,13 @@ def test_settings_stand_for_options(run: Run, tmp_path: Path) -> None:
     own = WARNED + "optimizer = torch.optim.SGD(model.parameters(), lr=0.125)\n"
     result = run("diagnose", "model.py", "--format", "text", model=own)
     assert "SGD(lr=0.125)" in result.stdout
+    (tmp_path / "pyproject.toml").write_text('[tool.gradcheckup]\nbatches = 3\nformat = "json"')
+    for option, batches in ((), 3), (("--batches", "2"), 2):
+        several = run("diagnose", "model.py", *option, model=WARNED + "data = [data] * 5\n")
+        assert json.loads(several.stdout)["recording"]["batches"] == batches
+    result = run("diagnose", "model.py", "--steps", "2")
+    assert result.exit_code == 2
+    assert "got batches=3: give steps=3 as well" in " ".join(result.stderr.split())
     (tmp_path / "pyproject.toml").write_text("[tool.gradcheckup]\nstpes = 3")
     result = run("diagnose", "model.py")
     assert result.exit_code == 2

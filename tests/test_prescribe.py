@@ -156,9 +156,11 @@ def test_the_same_seed_gives_the_same_trials() -> None:
 
 def test_seeds_are_averaged() -> None:
     made = gradcheckup.prescribe(
-        sick(), digits(6), CROSS_ENTROPY, treatments="weight_scale", budget=8, seeds=3, seed=5
-    )
+        sick(), digits(6), CROSS_ENTROPY, treatments="weight_scale", budget=8, seeds=3, seed=5,
+        batches=2,
+    )  # fmt: skip
     (trial,) = made.trials
+    assert (made.before.recording.batches, trial.after.recording.batches) == (2, 2)
     assert [each.seed for each in trial.outcomes] == [5, 6, 7]
     assert len({each.loss for each in trial.outcomes}) == 3  # other weights each time
     assert trial.loss == pytest.approx(sum(each.loss for each in trial.outcomes) / 3)

@@ -36,6 +36,7 @@ def test_everything_at_once(write: Write) -> None:
         """
         [tool.gradcheckup]
         steps = 12
+        batches = 6
         seed = 3
         select = ["GC1", "dead-units"]
         ignore = "GC101, GC202"
@@ -52,6 +53,7 @@ def test_everything_at_once(write: Write) -> None:
     assert load_settings(folder) == Settings(
         path=folder / "pyproject.toml",
         steps=12,
+        batches=6,
         seed=3,
         select=("GC1", "dead-units"),
         ignore=("GC101", "GC202"),
@@ -83,10 +85,11 @@ def test_no_file_and_no_table(tmp_path: Path, write: Write) -> None:
     [
         ("stpes = 3", "'stpes' in [tool.gradcheckup]; did you mean steps?"),
         ("fail_on = 'never'", "did you mean fail-on?"),
-        ("zzz = 1", "there are steps, seed"),
+        ("zzz = 1", "there are steps, batches, seed"),
         ("steps = '8'", "steps should be a whole number, got '8'"),
         ("steps = true", "steps should be a whole number"),
         ("steps = 0", "at least 1"),
+        ("batches = 0", "at least 1"),
         ("seed = -1", "at least 0"),
         ("seed = 1.5", "whole number"),
         ("lr = 'fast'", "lr should be a number, got 'fast'"),

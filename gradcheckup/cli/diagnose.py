@@ -33,8 +33,8 @@ exit codes
   0 healthy, 1 findings as bad as --fail-on or worse, 2 usage or target
   error, 3 a bug in gradcheckup, 130 interrupted
 
-Options may stand in [tool.gradcheckup] of pyproject.toml: steps, seed,
-select, ignore, fail-on, format, thresholds; also optimizer, lr and input,
+Options may stand in [tool.gradcheckup] of pyproject.toml: steps, batches,
+seed, select, ignore, fail-on, format, thresholds; also optimizer, lr and input,
 for files that have no optimizer or data of their own.
 """
 

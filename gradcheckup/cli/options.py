@@ -53,6 +53,11 @@ _OPTIONS = (
     click.option("--weight-decay", type=_Finite(min=0), help="Weight decay."),
     click.option("--steps", type=click.IntRange(min=1), help="Steps of the probe.  [default: 8]"),
     click.option(
+        "--batches",
+        type=click.IntRange(min=1),
+        help="Batches of the data that the steps go through in turn.  [default: one a step]",
+    ),
+    click.option(
         "--seed",
         type=click.IntRange(min=0, max=2**32 - 1),
         help="For weights, data and probe.  [default: 0]",
@@ -79,6 +84,7 @@ class Checkup:
     Attributes:
         target: Arguments of `TargetOptions`.
         steps: Steps of the probe.
+        batches: Batches that they go through; one a step where None.
         seed: Of weights, data and probe.
         select: Rules to apply; all when empty.
         ignore: Rules to leave out.
@@ -87,6 +93,7 @@ class Checkup:
 
     target: dict[str, Any]
     steps: int
+    batches: int | None
     seed: int
     select: tuple[str, ...]
     ignore: tuple[str, ...]
@@ -97,6 +104,7 @@ class Checkup:
         """As keyword arguments of `gradcheckup.diagnose`."""
         return {
             "steps": self.steps,
+            "batches": self.batches,
             "seed": self.seed,
             "thresholds": self.thresholds,
             "select": self.select or None,
@@ -131,6 +139,7 @@ def checkup(given: dict[str, Any], settings: Settings) -> Checkup:
             "seed": seed,
         },
         steps=first(given["steps"], settings.steps, 8),
+        batches=first(given["batches"], settings.batches),
         seed=seed,
         select=select,
         ignore=ignore,
