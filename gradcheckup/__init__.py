@@ -43,6 +43,7 @@ from gradcheckup.version import VERSION
 if TYPE_CHECKING:
     from gradcheckup.checkup import assert_healthy, diagnose
     from gradcheckup.prescribing import prescribe
+    from gradcheckup.probe.safekeeping import random_state
     from gradcheckup.reports.figure import plot_profiles
     from gradcheckup.rules import Rule, choose_rules
     from gradcheckup.settings import Settings, load_settings
@@ -66,6 +67,7 @@ _LAZY = {
     "load_target": "gradcheckup.targets",
     "plot_profiles": "gradcheckup.reports.figure",
     "prescribe": "gradcheckup.prescribing",
+    "random_state": "gradcheckup.probe.safekeeping",
     "treat": "gradcheckup.treating",
 }
 
@@ -123,5 +125,6 @@ __all__ = [
     "load_target",
     "plot_profiles",
     "prescribe",
+    "random_state",
     "treat",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -11,6 +11,8 @@ from gradcheckup import Finding, LayerRecord, ParameterRecord, Report, Severity,
 from pytest_gradcheckup.tracebacks import HIDDEN
 
 __tracebackhide__ = HIDDEN
+
+_MOST_ROWS = 12
 
 
 def failing(report: Report, fail_on: str) -> tuple[Finding, ...]:
@@ -68,6 +70,15 @@ def standing(report: Report, ignore: Iterable[str] = ()) -> tuple[Standing, ...]
         if not left_out and not any(each.update_norm for each in course):
             found.append(Standing(name, _why_standing(course, report)))
     return tuple(found)
+
+
+def unchanged(found: Sequence[Standing], steps: int) -> str:
+    """The first line says how many parameters stand still, the others which and why."""
+    width = max(len(each.name) for each in found)
+    rows = [f"  {each.name:<{width}}  {each.reason}" for each in found[:_MOST_ROWS]]
+    rest = len(found) - len(rows)
+    first = f"{len(found)} of the parameters did not change in {steps} steps"
+    return "\n".join([first, *rows, *([f"  and {rest} more"] if rest else [])])
 
 
 def _within(name: str, layer: str) -> bool:

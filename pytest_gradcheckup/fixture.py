@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
-from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
-import torch
 
 import gradcheckup
 from gradcheckup import Report
@@ -16,42 +15,19 @@ from pytest_gradcheckup import claims
 from pytest_gradcheckup.baseline import compared, measured
 from pytest_gradcheckup.differences import check_tolerance, mismatch, missing, renaming
 from pytest_gradcheckup.failures import failure
-from pytest_gradcheckup.journal import Journal
-from pytest_gradcheckup.majority import Case, Verdict, decide
-from pytest_gradcheckup.randomness import seeded
+from pytest_gradcheckup.journal import Journal, journal_of
+from pytest_gradcheckup.majority import Verdict
+from pytest_gradcheckup.probing import Probing
 from pytest_gradcheckup.settings import CheckSettings, matching
-from pytest_gradcheckup.shelf import Mode, Shelf
+from pytest_gradcheckup.shelf import Mode, Shelf, shelf_of
 from pytest_gradcheckup.tracebacks import HIDDEN
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from pytest_gradcheckup.options import CheckOptions, ProbeOptions
+
 __tracebackhide__ = HIDDEN
-
-
-class ProbeOptions(TypedDict, total=False):
-    """How to train the copy that is measured; what is left out comes from the settings.
-
-    `optimizer` and `compute_loss` are those of `gradcheckup.diagnose`.
-    """
-
-    optimizer: Any
-    compute_loss: Callable[[Any, Any], Any] | None
-    steps: int
-    seed: int
-    seeds: int
-
-
-class CheckOptions(ProbeOptions, total=False):
-    """How to judge, beside: rules and limits are those of `gradcheckup.diagnose`.
-
-    `fail_on` is ``critical`` or ``warning``: what is that bad or worse fails.
-    """
-
-    select: str | Iterable[str]
-    ignore: str | Iterable[str]
-    thresholds: gradcheckup.Thresholds | Mapping[str, float]
-    fail_on: str
 
 
 class Checker:
@@ -83,7 +59,7 @@ class Checker:
         Raises:
             GradcheckupError: The model, the data or an option cannot be used.
         """
-        return _Probe(model, data, criterion, self._settings, options).run()
+        return Probing(model, data, criterion, self._settings, options).run()
 
     def assert_healthy(
         self,
@@ -98,7 +74,7 @@ class Checker:
             UnhealthyError: An AssertionError, with the report.
             GradcheckupError: The model, the data or an option cannot be used.
         """
-        probe = _Probe(model, data, criterion, self._settings, options)
+        probe = Probing(model, data, criterion, self._settings, options)
         fail_on = probe.settings.fail_on
         verdict = probe.decide(lambda report: bool(claims.failing(report, fail_on)))
         self._journal.enter("assert_healthy", verdict)
@@ -146,7 +122,7 @@ class Checker:
             judging = dict(options)
         if thresholds is not None:
             judging["thresholds"] = thresholds
-        probe = _Probe(model, data, criterion, self._settings, judging)
+        probe = Probing(model, data, criterion, self._settings, judging)
         verdict = probe.decide(lambda report: bool(claims.with_codes(report, codes)))
         self._journal.enter("assert_no", verdict)
         if verdict.broken:
@@ -181,7 +157,7 @@ class Checker:
                 "expected the name of a layer second, as in assert_reaches(model, 'stem.conv', "
                 f"data, criterion), got {type(layer).__name__}"
             )
-        probe = _Probe(model, data, criterion, self._settings, options)
+        probe = Probing(model, data, criterion, self._settings, options)
         verdict = probe.decide(lambda report: claims.unreached(report, layer) is not None)
         self._journal.enter("assert_reaches", verdict)
         if verdict.broken:
@@ -211,17 +187,12 @@ class Checker:
             GradcheckupError: The model, the data or an option cannot be used.
         """
         patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
-        probe = _Probe(model, data, criterion, self._settings, options)
+        probe = Probing(model, data, criterion, self._settings, options)
         verdict = probe.decide(lambda report: bool(claims.standing(report, patterns)))
         self._journal.enter("assert_all_parameters_train", verdict)
         if verdict.broken:
             found = claims.standing(verdict.telling.report, patterns)
-            width = max(len(each.name) for each in found)
-            rows = [f"  {each.name:<{width}}  {each.reason}" for each in found[:_MOST_ROWS]]
-            rest = len(found) - len(rows)
-            steps = len(verdict.telling.report.steps)
-            first = f"{len(found)} of the parameters did not change in {steps} steps"
-            claim = "\n".join([first, *rows, *([f"  and {rest} more"] if rest else [])])
+            claim = claims.unchanged(found, len(verdict.telling.report.steps))
             _fail(claim, verdict, f"ignore=[{found[0].name!r}, ...]")
 
     def assert_matches_baseline(
@@ -257,7 +228,7 @@ class Checker:
         before = None if self._shelf.mode is Mode.UPDATE else self._shelf.read(path)
         if before is None and self._shelf.mode is Mode.CI:
             raise gradcheckup.UnhealthyError(missing(path.name))
-        probe = _Probe(model, data, criterion, self._settings, options)
+        probe = Probing(model, data, criterion, self._settings, options)
         cases = probe.cases()
         now = measured([case.report for case in cases])
         if before is None:
@@ -275,78 +246,11 @@ class Checker:
             self._shelf.note(renaming(path.name, difference))
 
 
-class _Probe:
-    """What is to be measured and judged: a model with its data, or a report that is there."""
-
-    def __init__(
-        self,
-        model: Any,
-        data: Any,
-        criterion: Any,
-        settings: CheckSettings,
-        options: Mapping[str, Any],
-    ) -> None:
-        options = dict(options)
-        self._model, self._criterion = model, criterion
-        self._given = {name: options.pop(name, None) for name in ("optimizer", "compute_loss")}
-        if isinstance(model, Report):
-            _check_alone(data, criterion, {**self._given, **options})
-        try:
-            self.settings = settings.changed(options, "gradcheckup")
-        except pytest.UsageError as error:
-            raise gradcheckup.UsageError(str(error)) from None
-        self._data = _Kept(data, self.settings.steps) if isinstance(data, Iterator) else data
-
-    def decide(self, breaks: Callable[[Report], bool]) -> Verdict:
-        """What most seeds say; a report that was given speaks for itself."""
-        if isinstance(self._model, Report):
-            broken = breaks(self._model)
-            return Verdict((Case(None, self._model, broken),), broken)
-        return decide(self.run, self.settings.all_seeds, breaks)
-
-    def cases(self) -> tuple[Case, ...]:
-        """One for each seed, or the report that was given; nothing is asserted of them yet."""
-        if isinstance(self._model, Report):
-            return (Case(None, self._model, broken=False),)
-        return tuple(Case(seed, self.run(seed), broken=False) for seed in self.settings.all_seeds)
-
-    def run(self, seed: int | None = None) -> Report:
-        """The report of one probe; with the first seed where none is given."""
-        settings = self.settings
-        seed = settings.seed if seed is None else seed
-        try:
-            return gradcheckup.diagnose(
-                self._built(seed),
-                self._data,
-                self._criterion,
-                steps=settings.steps,
-                seed=seed,
-                select=settings.select or None,
-                ignore=settings.ignore or None,
-                thresholds=settings.thresholds,
-                **self._given,
-            )
-        except gradcheckup.GradcheckupError as error:
-            text = f"{error}\n{error.traceback_text}" if error.traceback_text else str(error)
-            raise type(error)(text) from None
-
-    def _built(self, seed: int) -> Any:
-        """The model; a function that builds one is called with seeded random numbers."""
-        model = self._model
-        if isinstance(model, (torch.nn.Module, type)) or not callable(model):
-            return model
-        with seeded(seed):
-            return model()
-
-
-class _Kept:
-    """The first batches of an iterator, to be read as often as there are seeds."""
-
-    def __init__(self, batches: Iterator[Any], most: int) -> None:
-        self._batches = list(islice(batches, most))
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._batches)
+@contextmanager
+def checking(node: pytest.Item, settings: CheckSettings) -> Iterator[Checker]:
+    """What a test holds while it runs; random numbers start from the first seed inside."""
+    with gradcheckup.random_state(settings.seed):
+        yield Checker(settings, shelf_of(node), journal_of(node))
 
 
 def _fail(
@@ -358,18 +262,3 @@ def _fail(
 
 def _named(findings: Iterable[gradcheckup.Finding]) -> str:
     return ", ".join(dict.fromkeys(f"{each.code} {each.rule}" for each in findings))
-
-
-def _check_alone(data: Any, criterion: Any, options: Mapping[str, Any]) -> None:
-    """A report was measured and judged already."""
-    given = [name for name, value in options.items() if value is not None and name != "fail_on"]
-    given += [
-        name for name, value in (("data", data), ("criterion", criterion)) if value is not None
-    ]
-    if given:
-        raise gradcheckup.UsageError(
-            f"a report is judged as it is: leave out {', '.join(given)}, or pass the model"
-        )
-
-
-_MOST_ROWS = 12

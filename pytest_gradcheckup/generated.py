@@ -12,7 +12,7 @@ from pytest_gradcheckup.tracebacks import HIDDEN
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from pytest_gradcheckup.fixture import CheckOptions
+    from pytest_gradcheckup.options import CheckOptions
 
 __tracebackhide__ = HIDDEN
 

@@ -17,22 +17,39 @@ if TYPE_CHECKING:
 # A setting that makes no sense is told without the plugin's own frames.
 __tracebackhide__ = methodcaller("errisinstance", pytest.UsageError)
 
+# Settings of checks, each an option and an ini key: placeholder, help, and whether it may be
+# repeated. `settings` reads their values.
+_SETTINGS = {
+    "steps": ("N", "Steps of each probe (default: 8).", False),
+    "batches": ("N", "Batches that the steps go through in turn (default: one a step).", False),
+    "seed": ("N", "First seed of the probes (default: 0).", False),
+    "seeds": ("N", "With how many seeds to ask (default: 3).", False),
+    "select": ("CODES", "Judge by these rules alone: GC101,GC2.", True),
+    "ignore": ("CODES", "Do not judge by these rules.", True),
+    "thresholds": ("LIMITS", "Judge by other limits: dead_warning=0.3.", True),
+    "fail_on": ("SEVERITY", "What fails: critical (default) or warning.", False),
+}
 _MARKER = (
-    "gradcheckup(*, steps, seed, seeds, select, ignore, thresholds, fail_on): settings of gradient "
-    "checks for a test, a class or a module (pytestmark)"
+    f"gradcheckup(*, {', '.join(_SETTINGS)}): settings of gradient checks for a test, a class or a "
+    "module (pytestmark)"
 )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare the options and the ini keys; `settings` reads them."""
+    """Declare the options and the ini keys."""
     group = parser.getgroup("gradcheckup", "gradient flow (gradcheckup)")
-    _add(parser, group, "steps", "Steps of each probe (default: 8).", metavar="N")
-    _add(parser, group, "seed", "First seed of the probes (default: 0).", metavar="N")
-    _add(parser, group, "seeds", "With how many seeds to ask (default: 3).", metavar="N")
-    _add(parser, group, "select", "Judge by these rules alone: GC101,GC2.", metavar="CODES")
-    _add(parser, group, "ignore", "Do not judge by these rules.", metavar="CODES")
-    _add(parser, group, "thresholds", "Judge by other limits: dead_warning=0.3.", metavar="LIMITS")
-    _add(parser, group, "fail_on", "What fails: critical (default) or warning.", metavar="SEVERITY")
+    for name, (metavar, text, several) in _SETTINGS.items():
+        kind: Literal["args", "string"] = "args" if several else "string"
+        option = f"--gradcheckup-{name.replace('_', '-')}"
+        group.addoption(
+            option,
+            dest=f"gradcheckup_{name}",
+            action="append" if several else "store",
+            default=None,
+            metavar=metavar,
+            help=f"{text} May be repeated." if several else text,
+        )
+        parser.addini(f"gradcheckup_{name}", f"The same as {option}.", type=kind, default=None)
     group.addoption(
         "--gradcheckup-update",
         action="store_true",
@@ -66,29 +83,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def _add(
-    parser: pytest.Parser, group: pytest.OptionGroup, name: str, text: str, *, metavar: str
-) -> None:
-    """One setting, as ``--gradcheckup-NAME`` and as the ini key ``gradcheckup_NAME``."""
-    option = f"--gradcheckup-{name.replace('_', '-')}"
-    several = name in {"select", "ignore", "thresholds"}
-    kind: Literal["args", "string"] = "args" if several else "string"
-    group.addoption(
-        option,
-        dest=f"gradcheckup_{name}",
-        action="append" if several else "store",
-        default=None,
-        metavar=metavar,
-        help=f"{text} May be repeated." if several else text,
-    )
-    parser.addini(
-        f"gradcheckup_{name}",
-        f"The same as {option}.",
-        type=kind,
-        default=None,
-    )
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; refuse options that make no sense before any test runs."""
     config.addinivalue_line("markers", _MARKER)
@@ -104,16 +98,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if folder:
         # Absolute before a test or a worker changes the folder; options are handed to workers.
         config.option.gradcheckup_report = str(config.invocation_params.dir / folder)
-    if any(value is not None for value in _given(config)):
+    read = (config.getoption, config.getini)
+    if any(source(f"gradcheckup_{name}") is not None for name in _SETTINGS for source in read):
         from pytest_gradcheckup.settings import of_run
 
         of_run(config)
-
-
-def _given(config: pytest.Config) -> Iterator[object]:
-    for name in ("steps", "seed", "seeds", "select", "ignore", "thresholds", "fail_on"):
-        yield config.getoption(f"gradcheckup_{name}")
-        yield config.getini(f"gradcheckup_{name}")
 
 
 @pytest.fixture(name="gradcheckup")
@@ -123,15 +112,12 @@ def _gradcheckup(request: pytest.FixtureRequest) -> Iterator[Checker]:
     While a test has it, random numbers start from the first seed, so that a model built in the
     test is the same in every run; afterwards the random states are as they were.
     """
-    from pytest_gradcheckup.fixture import Checker
-    from pytest_gradcheckup.journal import journal_of
-    from pytest_gradcheckup.randomness import seeded
+    from pytest_gradcheckup.fixture import checking
     from pytest_gradcheckup.settings import of_test
-    from pytest_gradcheckup.shelf import shelf_of
 
     settings = of_test(request.config, list(request.node.iter_markers("gradcheckup")))
-    with seeded(settings.seed):
-        yield Checker(settings, shelf_of(request.node), journal_of(request.node))
+    with checking(request.node, settings) as checker:
+        yield checker
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -94,10 +94,7 @@ class TargetItem(pytest.Item):
 
     def runtest(self) -> None:
         """Load the target, with what the project says of targets, and check it."""
-        from pytest_gradcheckup.fixture import Checker
-        from pytest_gradcheckup.journal import journal_of
-        from pytest_gradcheckup.randomness import seeded
-        from pytest_gradcheckup.shelf import shelf_of
+        from pytest_gradcheckup.fixture import checking
 
         settings = of_run(self.config)
         project = gradcheckup.load_settings(self.config.rootpath)
@@ -108,9 +105,9 @@ class TargetItem(pytest.Item):
             seed=settings.seed,
         )
         spec = f"{self.path}:{self._target}" if self._target else str(self.path)
-        with seeded(settings.seed):
+        with checking(self, settings) as checker:
             target = gradcheckup.load_target(spec, options)
-            Checker(settings, shelf_of(self), journal_of(self)).assert_healthy(
+            checker.assert_healthy(
                 target.model,
                 target.data,
                 target.criterion,

@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The public names; what needs torch is imported when it is first used.
     "__init__": RECORDS
     | {"comparison", "report", "reports", "rules", "serialization", "settings", "prescription"}
-    | {"checkup", "prescribing", "targets", "treating", "treatments"},
+    | {"checkup", "prescribing", "probe", "targets", "treating", "treatments"},
 }
 # The plugin sees the public names of gradcheckup alone, and itself.
 PLUGIN_MAY_IMPORT: dict[str, set[str]] = {
@@ -87,8 +87,9 @@ PLUGIN_MAY_IMPORT: dict[str, set[str]] = {
     "terminal": {"pytest"},
     "majority": {"gradcheckup"},
     "failures": {"gradcheckup"},
-    "randomness": {"torch", "numpy"},
-    "fixture": {"pytest", "gradcheckup", "torch", "typing_extensions"},
+    "options": {"gradcheckup"},
+    "probing": {"pytest", "gradcheckup", "torch"},
+    "fixture": {"pytest", "gradcheckup", "typing_extensions"},
 }
 # The command line imports torch when it is due, in a function.
 NEED_TORCH = {part for part, may in MAY_IMPORT.items() if "torch" in may} - {"cli"}

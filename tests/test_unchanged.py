@@ -6,6 +6,7 @@ import copy
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -477,6 +478,31 @@ def test_random_states_are_restored_and_results_do_not_depend_on_them() -> None:
     assert losses[0] == losses[1]
     other = gradcheckup.diagnose(model, batch, steps=3, seed=5)
     assert losses[0] != [step.loss for step in other.steps]  # dropout follows the seed
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_random_state_is_a_seed_inside_and_what_it_was_outside(
+    error: type[Exception] | None,
+) -> None:
+    def drawn() -> tuple[float, float, float]:
+        return torch.rand(1).item(), float(np.random.rand()), random.random()  # noqa: NPY002, S311
+
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    random.seed(5)
+    wanted = drawn()
+    before = _surroundings()
+    with suppress(KeyError), gradcheckup.random_state(5):
+        assert drawn() == wanted
+        if error:
+            raise error
+    _same(before, _surroundings())
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.0, "0", None, True])
+def test_random_state_wants_a_seed(seed: Any) -> None:
+    with pytest.raises(gradcheckup.UsageError, match="expected seed to be a whole number"):
+        gradcheckup.random_state(seed).__enter__()
 
 
 # -- also when something fails -------------------------------------------------------------------

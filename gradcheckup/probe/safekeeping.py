@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradcheckup.errors import UsageError
+
 
 def copied(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
     """A copy of an optimizer that updates the parameters in `memo` instead of the originals."""
@@ -46,7 +48,18 @@ class RandomStates:
 
 @contextmanager
 def random_state(seed: int) -> Iterator[None]:
-    """Seeds torch, numpy and Python inside, and puts their states back afterwards."""
+    """Random numbers of torch on all devices, numpy and Python start from a seed inside.
+
+    Their states are afterwards as they were, but for those of a GPU that was not in use before.
+
+    Args:
+        seed: A whole number from 0 to 2**63 - 1.
+
+    Raises:
+        UsageError: The seed is something else.
+    """
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise UsageError(f"expected seed to be a whole number from 0 to 2**63 - 1, got {seed!r}")
     before = RandomStates()
     try:
         random.seed(seed)

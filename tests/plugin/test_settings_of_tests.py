@@ -10,25 +10,33 @@ Run = Callable[..., pytest.RunResult]
 
 STEPS = """
 def test_flow(gradcheckup):
-    report = gradcheckup.diagnose(healthy(), batch(), loss)
-    print("steps", len(report.steps), "dead", report.thresholds.dead_warning)
+    report = gradcheckup.diagnose(healthy(), [batch()] * 9, loss)
+    steps, batches = len(report.steps), report.recording.batches
+    print("steps", steps, "batches", batches, "dead", report.thresholds.dead_warning)
 """
-PROJECT = "[tool.gradcheckup]\nsteps = 2\n[tool.gradcheckup.thresholds]\ndead_warning = 0.2\n"
+PROJECT = """
+[tool.gradcheckup]
+steps = 2
+batches = 1
+[tool.gradcheckup.thresholds]
+dead_warning = 0.2
+"""
+INI = "gradcheckup_steps = 3\ngradcheckup_batches = 2\ngradcheckup_thresholds = dead-warning=0.3\n"
+OPTIONS = ("-s", "--gradcheckup-steps=4", "--gradcheckup-batches=3",
+           "--gradcheckup-thresholds=dead_warning=0.4")  # fmt: skip
 
 
 def test_the_closest_wins(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makepyprojecttoml(PROJECT)
-    run(STEPS, "-s").stdout.fnmatch_lines(["*steps 2 dead 0.2*"])
-    ini = "gradcheckup_steps = 3\ngradcheckup_thresholds = dead-warning=0.3\n"
-    run(STEPS, "-s", ini=ini).stdout.fnmatch_lines(["*steps 3 dead 0.3*"])
-    options = ("-s", "--gradcheckup-steps=4", "--gradcheckup-thresholds=dead_warning=0.4")
-    run(STEPS, *options, ini=ini).stdout.fnmatch_lines(["*steps 4 dead 0.4*"])
-    mark = "@pytest.mark.gradcheckup(steps=5, thresholds={'dead_warning': 0.5})"
-    run(mark + STEPS, *options, ini=ini).stdout.fnmatch_lines(["*steps 5 dead 0.5*"])
+    run(STEPS, "-s").stdout.fnmatch_lines(["*steps 2 batches 1 dead 0.2*"])
+    run(STEPS, "-s", ini=INI).stdout.fnmatch_lines(["*steps 3 batches 2 dead 0.3*"])
+    run(STEPS, *OPTIONS, ini=INI).stdout.fnmatch_lines(["*steps 4 batches 3 dead 0.4*"])
+    mark = "@pytest.mark.gradcheckup(steps=5, batches=4, thresholds={'dead_warning': 0.5})"
+    run(mark + STEPS, *OPTIONS, ini=INI).stdout.fnmatch_lines(["*steps 5 batches 4 dead 0.5*"])
     module = f"pytestmark = {mark[1:]}\n@pytest.mark.gradcheckup(steps=6)"
-    run(module + STEPS, *options, ini=ini).stdout.fnmatch_lines(["*steps 6 dead 0.5*"])
-    call = STEPS.replace("loss)", "loss, steps=7)")
-    run(module + call, *options, ini=ini).stdout.fnmatch_lines(["*steps 7 dead 0.5*"])
+    run(module + STEPS, *OPTIONS, ini=INI).stdout.fnmatch_lines(["*steps 6 batches 4 dead 0.5*"])
+    call = STEPS.replace("loss)", "loss, steps=7, batches=6)")
+    run(module + call, *OPTIONS, ini=INI).stdout.fnmatch_lines(["*steps 7 batches 6 dead 0.5*"])
 
 
 def test_marks_decide_what_fails(run: Run) -> None:

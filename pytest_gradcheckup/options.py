@@ -1,0 +1,34 @@
+"""What a call may say beside model, data and criterion, as types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypedDict
+
+import gradcheckup
+
+
+class ProbeOptions(TypedDict, total=False):
+    """How to train the copy that is measured; what is left out comes from the settings.
+
+    `optimizer` and `compute_loss` are those of `gradcheckup.diagnose`.
+    """
+
+    optimizer: Any
+    compute_loss: Callable[[Any, Any], Any] | None
+    steps: int
+    batches: int
+    seed: int
+    seeds: int
+
+
+class CheckOptions(ProbeOptions, total=False):
+    """How to judge, beside: rules and limits are those of `gradcheckup.diagnose`.
+
+    `fail_on` is ``critical`` or ``warning``: what is that bad or worse fails.
+    """
+
+    select: str | Iterable[str]
+    ignore: str | Iterable[str]
+    thresholds: gradcheckup.Thresholds | Mapping[str, float]
+    fail_on: str

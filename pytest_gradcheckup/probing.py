@@ -1,0 +1,106 @@
+"""Reports to judge: of probes with one seed after the other, or one that is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+
+import gradcheckup
+from gradcheckup import Report
+from pytest_gradcheckup.majority import Case, Verdict, decide
+from pytest_gradcheckup.settings import CheckSettings
+from pytest_gradcheckup.tracebacks import HIDDEN
+
+__tracebackhide__ = HIDDEN
+
+
+class Probing:
+    """What is to be measured and judged: a model with its data, or a report that is there."""
+
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        criterion: Any,
+        settings: CheckSettings,
+        options: Mapping[str, Any],
+    ) -> None:
+        options = dict(options)
+        self._model, self._criterion = model, criterion
+        self._given = {name: options.pop(name, None) for name in ("optimizer", "compute_loss")}
+        if isinstance(model, Report):
+            _check_alone(data, criterion, {**self._given, **options})
+        try:
+            self.settings = settings.changed(options, "gradcheckup")
+        except pytest.UsageError as error:
+            raise gradcheckup.UsageError(str(error)) from None
+        most = self.settings.batches or self.settings.steps
+        self._data = _Kept(data, most) if isinstance(data, Iterator) else data
+
+    def decide(self, breaks: Callable[[Report], bool]) -> Verdict:
+        """What most seeds say; a report that was given speaks for itself."""
+        if isinstance(self._model, Report):
+            broken = breaks(self._model)
+            return Verdict((Case(None, self._model, broken),), broken)
+        return decide(self.run, self.settings.all_seeds, breaks)
+
+    def cases(self) -> tuple[Case, ...]:
+        """One for each seed, or the report that was given; nothing is asserted of them yet."""
+        if isinstance(self._model, Report):
+            return (Case(None, self._model, broken=False),)
+        return tuple(Case(seed, self.run(seed), broken=False) for seed in self.settings.all_seeds)
+
+    def run(self, seed: int | None = None) -> Report:
+        """The report of one probe; with the first seed where none is given."""
+        settings = self.settings
+        seed = settings.seed if seed is None else seed
+        try:
+            return gradcheckup.diagnose(
+                self._built(seed),
+                self._data,
+                self._criterion,
+                steps=settings.steps,
+                batches=settings.batches,
+                seed=seed,
+                select=settings.select or None,
+                ignore=settings.ignore or None,
+                thresholds=settings.thresholds,
+                **self._given,
+            )
+        except gradcheckup.GradcheckupError as error:
+            text = f"{error}\n{error.traceback_text}" if error.traceback_text else str(error)
+            raise type(error)(text) from None
+
+    def _built(self, seed: int) -> Any:
+        """The model; a function that builds one is called with seeded random numbers."""
+        model = self._model
+        if isinstance(model, (torch.nn.Module, type)) or not callable(model):
+            return model
+        with gradcheckup.random_state(seed):
+            return model()
+
+
+class _Kept:
+    """The first batches of an iterator, to be read as often as there are seeds."""
+
+    def __init__(self, batches: Iterator[Any], most: int) -> None:
+        self._batches = list(islice(batches, most))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._batches)
+
+
+def _check_alone(data: Any, criterion: Any, options: Mapping[str, Any]) -> None:
+    """A report was measured and judged already."""
+    given = [name for name, value in options.items() if value is not None and name != "fail_on"]
+    given += [
+        name for name, value in (("data", data), ("criterion", criterion)) if value is not None
+    ]
+    if given:
+        raise gradcheckup.UsageError(
+            f"a report is judged as it is: leave out {', '.join(given)}, or pass the model"
+        )
