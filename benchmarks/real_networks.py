@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import gradcheckup
 from benchmarks import zoo
-from benchmarks.results import append_line
+from benchmarks.jsonlines import append_line
 from benchmarks.training import FAILS, LEARNS
 from benchmarks.zoo_results import Line, load, table
 

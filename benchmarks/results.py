@@ -1,4 +1,4 @@
-"""One line of JSON per case: what is known of it, and the file that a run appends to."""
+"""What is known of a case, and how it is kept in a file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Case
+from benchmarks.jsonlines import append_line, read_lines
 from benchmarks.oracle import layers_at_fault
 from benchmarks.peers import Opinion
 from benchmarks.training import Outcome
@@ -164,30 +165,13 @@ def _placed(finding: Finding, layers: frozenset[str]) -> bool | None:
 
 
 def load(path: Path) -> dict[str, Result]:
-    """Results by identity; the later of two of one case counts.
-
-    A line that cannot be read, as the last one after a power cut, is a case not done yet.
-    """
-    if not path.exists():
-        return {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return {each.identity: each for line in lines if (each := _decode(line)) is not None}
+    """Results by identity; the later of two of one case counts."""
+    return {each.identity: each for each in read_lines(path, _decode)}
 
 
 def append(path: Path, done: Result) -> None:
     """Adds a result to a file."""
     append_line(path, _encode(done))
-
-
-def append_line(path: Path, values: dict[str, Any]) -> None:
-    """Adds one line with a single write, behind a line break where the last line is torn."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(values, allow_nan=False, ensure_ascii=False) + "\n"
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, 2)
-            line = line if file.read() == b"\n" else "\n" + line
-        file.write(line.encode())
 
 
 _SERIES = ("ratios", "signals", "losses")
@@ -203,12 +187,8 @@ def _encode(done: Result) -> dict[str, Any]:
     return values
 
 
-def _decode(line: str) -> Result | None:
-    try:
-        values = json.loads(line)
-        for name in _SERIES:
-            values[name] = [None if value is None else float(value) for value in values[name]]
-        peers = {name: Opinion(**each) for name, each in values.pop("peers", {}).items()}
-        return Result(**values, peers=peers)
-    except (ValueError, TypeError, KeyError):
-        return None
+def _decode(values: dict[str, Any]) -> Result:
+    for name in _SERIES:
+        values[name] = [None if value is None else float(value) for value in values[name]]
+    peers = {name: Opinion(**each) for name, each in values.pop("peers", {}).items()}
+    return Result(**values, peers=peers)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
 import torch
 from torch import nn
@@ -13,6 +11,7 @@ from torch import nn
 from benchmarks import networks
 from benchmarks.cases import OPTIMIZERS, Case, Draw
 from benchmarks.tasks import digits, recall
+from benchmarks.training import Training
 
 _BEST = (
     ("batch", "relu", "he", "adam-0.001"),
@@ -65,21 +64,12 @@ def score(
         seed: Of batches and dropout.
     """
     torch.manual_seed(seed)
-    criterion = case.task.criterion()
-    batches = case.task.batches(case.batch_size, seed)
-    model.train()
+    training = Training(case, model, seed)
     for optimizer, steps in stages:
-        for inputs, targets in islice(batches, steps):
-            optimizer.zero_grad()
-            loss = criterion(model(inputs), targets)
-            if not math.isfinite(loss.item()):
-                return 0.0
-            loss.backward()
-            optimizer.step()
-    model.eval()
-    with torch.no_grad():
-        outputs = model(case.task.held_inputs)
-    return case.task.score(outputs, case.task.held_targets) if outputs.isfinite().all() else 0.0
+        training.advance(optimizer, steps)
+        if not training.finite:
+            break
+    return training.score() or 0.0
 
 
 def whole(case: Case, optimizer: torch.optim.Optimizer) -> list[tuple[torch.optim.Optimizer, int]]:

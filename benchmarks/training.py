@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from torch import nn
 
 from benchmarks.cases import Case
 
@@ -40,40 +41,67 @@ class Outcome:
     gentle_score: float | None = None
 
 
-class _Run:
-    """One training of a case, which can be continued."""
+class Training:
+    """The training of a model on the task of a case, which can be continued.
 
-    def __init__(self, case: Case, seed: int, rate: float = 1.0) -> None:
-        torch.manual_seed(seed)
+    Attributes:
+        case: The task.
+        model: Trained in place.
+        finite: Whether each loss was a finite number; after one that was not, no step is made.
+    """
+
+    def __init__(self, case: Case, model: nn.Module, seed: int) -> None:
+        """Sets the batches out; weights and dropout draw from torch's global generator.
+
+        Args:
+            case: As the attribute.
+            model: As the attribute.
+            seed: Of the batches.
+        """
         self.case = case
-        self.model = case.build()
-        self.optimizer = case.make_optimizer(self.model.parameters())
-        for group in self.optimizer.param_groups:
-            group["lr"] *= rate
-        self.criterion = case.task.criterion()
-        self.batches = case.task.batches(case.batch_size, seed)
+        self.model = model
         self.finite = True
+        self._criterion = case.task.criterion()
+        self._batches = case.task.batches(case.batch_size, seed)
 
-    def train(self, steps: int) -> float | None:
-        """Trains on, and scores on samples that were not seen; None for a loss without a number."""
+    def advance(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        """Makes some more steps, up to a loss that is no finite number."""
         self.model.train()
-        for inputs, targets in islice(self.batches, steps if self.finite else 0):
-            self.optimizer.zero_grad()
-            loss = self.criterion(self.model(inputs), targets)
+        for inputs, targets in islice(self._batches, steps if self.finite else 0):
+            optimizer.zero_grad()
+            loss = self._criterion(self.model(inputs), targets)
             self.finite = math.isfinite(loss.item())
             if not self.finite:
-                break
+                return
             loss.backward()
-            self.optimizer.step()
-        return self._score() if self.finite else None
+            optimizer.step()
 
-    def _score(self) -> float | None:
+    def score(self) -> float | None:
+        """Score on samples that were not seen; None where a loss or an output is not finite."""
+        if not self.finite:
+            return None
         self.model.eval()
         with torch.no_grad():
             outputs = self.model(self.case.task.held_inputs)
         if not bool(outputs.isfinite().all()):
             return None
         return self.case.task.score(outputs, self.case.task.held_targets)
+
+
+class _Run(Training):
+    """Training of the net of a case with its own optimizer, at a share of the learning rate."""
+
+    def __init__(self, case: Case, seed: int, rate: float = 1.0) -> None:
+        torch.manual_seed(seed)
+        super().__init__(case, case.build(), seed)
+        self.optimizer = case.make_optimizer(self.model.parameters())
+        for group in self.optimizer.param_groups:
+            group["lr"] *= rate
+
+    def train(self, steps: int) -> float | None:
+        """Trains on, and scores."""
+        self.advance(self.optimizer, steps)
+        return self.score()
 
 
 def train(case: Case, seed: int, budget: int) -> Outcome:

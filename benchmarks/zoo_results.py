@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.box import MARKDOWN
 from rich.table import Table
 
+from benchmarks.jsonlines import read_lines
 from benchmarks.training import FAILS, LEARNS
 
 
@@ -61,18 +62,12 @@ class Line:
 
 def load(path: Path) -> dict[tuple[str, str, int, int, int], Line]:
     """What a file holds, the later of two lines of one model counting."""
-    found = {}
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            values = json.loads(text)
-            values["ratios"], values["findings"] = map(
-                tuple, (values["ratios"], values["findings"])
-            )
-            line = Line(**values)
-        except (ValueError, TypeError, KeyError):  # torn by an interruption: not done yet
-            continue
-        found[line.key] = line
-    return found
+    return {line.key: line for line in read_lines(path, _decode)}
+
+
+def _decode(values: dict[str, Any]) -> Line:
+    ratios, findings = tuple(values["ratios"]), tuple(values["findings"])
+    return Line(**values | {"ratios": ratios, "findings": findings})
 
 
 def table(lines: Iterable[Line]) -> Table:

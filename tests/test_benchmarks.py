@@ -177,7 +177,7 @@ class _Infinite(nn.Module):
 def test_labels_follow_the_limits_of_the_task(
     monkeypatch: pytest.MonkeyPatch, score: float, label: str
 ) -> None:
-    monkeypatch.setattr(training._Run, "_score", lambda _: score)
+    monkeypatch.setattr(training.Training, "score", lambda _: score)
     assert training.train(HE_RELU, 0, 1).label == label
 
 
