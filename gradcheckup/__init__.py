@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from gradcheckup.checkup import assert_healthy, diagnose
     from gradcheckup.prescribing import prescribe
     from gradcheckup.probe.safekeeping import random_state
-    from gradcheckup.reports.figure import plot_profiles
+    from gradcheckup.reports.overlay import plot_profiles
     from gradcheckup.rules import Rule, choose_rules
     from gradcheckup.settings import Settings, load_settings
     from gradcheckup.targets import Target, TargetOptions, load_target
@@ -65,7 +65,7 @@ _LAZY = {
     "diagnose": "gradcheckup.checkup",
     "load_settings": "gradcheckup.settings",
     "load_target": "gradcheckup.targets",
-    "plot_profiles": "gradcheckup.reports.figure",
+    "plot_profiles": "gradcheckup.reports.overlay",
     "prescribe": "gradcheckup.prescribing",
     "random_state": "gradcheckup.probe.safekeeping",
     "treat": "gradcheckup.treating",

@@ -96,7 +96,7 @@ def check_figure(path: Path) -> None:
         ReportError: The format is none that can be drawn.
         UsageError: The file cannot be written there.
     """
-    from gradcheckup.reports.figure import format_of
+    from gradcheckup.reports.canvas import format_of
 
     format_of(path)
     check_writable(path)

@@ -79,6 +79,13 @@ def log_scale(axes: Axes, values: Iterable[float]) -> None:
     axes.minorticks_off()
 
 
+def log_panel(axes: Axes, curves: list[Curve], band: tuple[float, float] | None) -> None:
+    """A log axis with room for the curves and the band of healthy values."""
+    log_scale(axes, [*(value for curve in curves for value in curve.drawable), *(band or ())])
+    if band:
+        axes.axhspan(*band, color=BAND, linewidth=0, zorder=0, label="healthy end to end")
+
+
 def share_scale(axes: Axes) -> None:
     """From 0% to 100%."""
     axes.set_ylim(-0.07, 1.07)

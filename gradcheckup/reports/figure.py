@@ -1,4 +1,4 @@
-"""Figures: what every layer of one report receives, and the gradient of several side by side.
+"""The figure of one report: what every layer receives, and where the findings are.
 
 Drawn with matplotlib's objects and never with pyplot, so that neither the user's open figures nor
 their settings change. matplotlib is imported when a figure is drawn.
@@ -6,17 +6,15 @@ their settings change. matplotlib is imported when a figure is drawn.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradcheckup.errors import ReportError, UsageError
-from gradcheckup.files import reason, write_whole
 from gradcheckup.records import Finding, LayerRecord, Severity, Step
 from gradcheckup.report import Report
 from gradcheckup.reports import axes as panel
 from gradcheckup.reports.axes import Style
+from gradcheckup.reports.canvas import cleaner, format_of, panels, save, title
 from gradcheckup.reports.depth import Curve, Depth, weight_layers
 from gradcheckup.reports.names import shorten
 from gradcheckup.reports.text import headline
@@ -26,12 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg", "pdf")
-_DPI = 150
-_LABEL = 26
-"""Characters of a label that have room beside the panel."""
-# Inches. The room on the right is for legends and the names of rules.
-_WIDTH, _LEFT, _RIGHT, _GAP = 10.0, 0.85, 2.55, 0.16
 # The first step lies wide and light below the last, and shows also where the two are the same.
 _FIRST = Style(panel.AMBER, width=4.0, size=8.5)
 _LAST = Style(panel.BLUE)
@@ -41,11 +33,6 @@ _MARKS = {
     Severity.WARNING: (panel.ORANGE, "D", 4.5),
     Severity.INFORMATION: (panel.GREY, "o", 3.5),
 }
-_LINES = ("-", "--", "-.", ":")
-_COLORS = (
-    panel.INK, panel.BLUE, panel.VERMILION, panel.GREEN, panel.PURPLE, panel.ORANGE, panel.SKY,
-)  # fmt: skip
-_MARKERS = "osD^vPX*<>"
 
 
 def draw(report: Report, path: str | Path) -> None:
@@ -65,7 +52,7 @@ def draw(report: Report, path: str | Path) -> None:
         ReportError: The format is none of these, or the file cannot be written.
     """
     kind = format_of(path)
-    _save(layer_figure(report), path, kind)
+    save(layer_figure(report), path, kind)
 
 
 def layer_figure(report: Report) -> Figure:
@@ -76,9 +63,9 @@ def layer_figure(report: Report) -> Figure:
     shares = _has_shares(first) or _has_shares(last)
     heights = [0.27 * len(lanes)] if lanes else []
     heights += [3.0, 1.4, *([1.2] if shares else [])]
-    clean = _cleaner()
+    clean = cleaner()
     ticks = panel.Ticks.of(depth.names, clean)
-    figure, column = _panels(heights, above=0.5, below=ticks.height + 0.35)
+    figure, column = panels(heights, above=0.5, below=ticks.height + 0.35)
     rest = iter(column)
     if lanes:
         _draw_findings(next(rest), lanes, depth, first, clean)
@@ -94,126 +81,8 @@ def layer_figure(report: Report) -> Figure:
     column[-1].set_xlabel("layers in execution order", **panel.PLAIN)
     figure.align_ylabels(column)
     word, about = headline(report)
-    _title(figure, f"{word}  {clean(about)}")
+    title(figure, f"{word}  {clean(about)}")
     return figure
-
-
-def plot_profiles(reports: Mapping[str, Report], path: str | Path, *, step: int = 0) -> None:
-    """Draw the gradient ratio against depth, a line for each report, and write it to `path`.
-
-    Depth is relative, from the first weight layer to the last one, so that nets of different
-    depth can be compared. The band holds the end-to-end ratios that are healthy for all of them.
-
-    Args:
-        reports: What to draw, by the label of its line.
-        path: Its suffix says the format: .png, .svg or .pdf.
-        step: Which of the measured steps; -1 for the last.
-
-    Raises:
-        UsageError: There are no reports, or one of them has no such step.
-        ReportError: The format is none of these, or the file cannot be written.
-    """
-    kind = format_of(path)
-    if not reports:
-        raise UsageError('expected reports by label, as {"before": report}, got none')
-    _save(profile_figure(reports, step), path, kind)
-
-
-def profile_figure(reports: Mapping[str, Report], step: int) -> Figure:
-    """The figure of `plot_profiles`, not yet written."""
-    figure, (axes,) = _panels([4.0], above=0.15, below=0.6)
-    steps = [report.step(step) for report in reports.values()]
-    earliest, latest = (pick(each.index for each in steps) for pick in (min, max))
-    when = f"step {latest}" if earliest == latest else f"steps {earliest} to {latest}"
-    panel.prepare(axes, f"gradient ratio at {when}")
-    low = max(report.thresholds.gradient_ratio_low for report in reports.values())
-    high = min(map(_upper_limit, reports.values()))
-    profiles = [_relative(each) for each in steps]
-    # Limits that the user has set may leave nothing that is healthy for all.
-    _log_panel(axes, profiles, (low, high) if low < high else None)
-    clean = _cleaner()
-    for index, (label, profile) in enumerate(zip(reports, profiles, strict=True)):
-        style = Style(
-            _COLORS[index % len(_COLORS)],
-            marker=_MARKERS[index % len(_MARKERS)],
-            line=_LINES[index % len(_LINES)],
-        )
-        panel.draw_curve(axes, profile, style, shorten(clean(str(label)), _LABEL))
-    panel.explain_marks(axes, profiles)
-    panel.legend(axes)
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_xticks([0, 0.5, 1], ["first layer", "half way", "last layer"], **panel.PLAIN)
-    axes.set_xlabel("relative depth", **panel.PLAIN)
-    return figure
-
-
-def format_of(path: str | Path) -> str:
-    """The format that a file's suffix stands for.
-
-    Raises:
-        ReportError: None that can be drawn.
-    """
-    suffix = Path(path).suffix
-    if suffix.lower().removeprefix(".") not in FORMATS:
-        raise ReportError(
-            f"cannot draw {path}: expected a name that ends in .png, .svg or .pdf, "
-            f"got {repr(suffix) if suffix else 'no ending'}"
-        )
-    return suffix.lower().removeprefix(".")
-
-
-def _panels(heights: list[float], *, above: float, below: float) -> tuple[Figure, list[Axes]]:
-    """A figure of panels below each other that share their x axis; all sizes in inches."""
-    from matplotlib.figure import Figure
-
-    total = above + sum(heights) + _GAP * (len(heights) - 1) + below
-    figure = Figure(figsize=(_WIDTH, total), dpi=_DPI, facecolor="white")
-    grid = figure.subplots(
-        len(heights),
-        sharex=True,
-        squeeze=False,
-        gridspec_kw={
-            "height_ratios": heights,
-            "hspace": _GAP * len(heights) / sum(heights),
-            "left": _LEFT / _WIDTH,
-            "right": 1 - _RIGHT / _WIDTH,
-            "top": 1 - above / total,
-            "bottom": below / total,
-        },
-    )
-    return figure, list(grid[:, 0])
-
-
-def _title(figure: Figure, text: str) -> None:
-    style = {**panel.PLAIN, "fontsize": panel.SIZE + 2, "fontweight": "bold"}
-    height = 1 - 0.12 / figure.get_figheight()
-    figure.text(0.12 / _WIDTH, height, shorten(text, 110), va="top", **style)
-
-
-def _save(figure: Figure, path: str | Path, kind: str) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=_DPI, facecolor="white", transparent=False)
-    try:
-        write_whole(path, content.getvalue())
-    except OSError as error:
-        raise ReportError(f"cannot write figure {path}: {reason(error)}") from None
-
-
-def _cleaner() -> Callable[[str], str]:
-    """Makes a text printable: no control codes, no signs that the font lacks."""
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    known = get_font(findfont(FontProperties())).get_charmap()
-
-    def clean(text: str) -> str:
-        return "".join(
-            sign
-            if sign.isprintable() and ord(sign) in known
-            else sign.encode("unicode_escape").decode()
-            for sign in text
-        )
-
-    return clean
 
 
 def _lanes(report: Report) -> dict[str, list[Finding]]:
@@ -280,8 +149,9 @@ def _draw_gradient(
         _curve(step, depth, lambda layer: layer.gradient_ratio if ratios else layer.gradient_norm)
         for step, _ in steps
     ]
-    band = (report.thresholds.gradient_ratio_low, _upper_limit(report)) if ratios else None
-    _log_panel(axes, curves, band)
+    high = upper_limit(report.recording, report.thresholds)
+    band = (report.thresholds.gradient_ratio_low, high) if ratios else None
+    panel.log_panel(axes, curves, band)
     for curve, (step, style) in zip(curves, steps, strict=True):
         panel.draw_curve(axes, curve, style, f"step {step.index}")
     panel.explain_marks(axes, curves)
@@ -291,7 +161,7 @@ def _draw_gradient(
 def _draw_signal(axes: Axes, depth: Depth, steps: list[tuple[Step, Style]]) -> None:
     panel.prepare(axes, "signal ratio")
     curves = [_curve(step, depth, lambda layer: layer.signal_ratio) for step, _ in steps]
-    _log_panel(axes, curves, None)
+    panel.log_panel(axes, curves, None)
     for curve, (_, style) in zip(curves, steps, strict=True):
         panel.draw_curve(axes, curve, style, "_")  # the legend of the gradient holds here too
     panel.explain_marks(axes, curves)
@@ -325,13 +195,6 @@ def _has_shares(step: Step) -> bool:
     )
 
 
-def _log_panel(axes: Axes, curves: list[Curve], band: tuple[float, float] | None) -> None:
-    """A log axis with room for the curves and the band of healthy values."""
-    panel.log_scale(axes, [*(value for curve in curves for value in curve.drawable), *(band or ())])
-    if band:
-        axes.axhspan(*band, color=panel.BAND, linewidth=0, zorder=0, label="healthy end to end")
-
-
 def _curve(step: Step, depth: Depth, value: Callable[[LayerRecord], float | None]) -> Curve:
     """The values of the weight layers."""
     return Curve.of(
@@ -342,16 +205,3 @@ def _curve(step: Step, depth: Depth, value: Callable[[LayerRecord], float | None
         ),
         log=True,
     )
-
-
-def _relative(step: Step) -> Curve:
-    """Gradient ratios from the first weight layer, at 0, to the last, at 1."""
-    layers = weight_layers(step)
-    last = max(len(layers) - 1, 1)
-    return Curve.of(
-        ((index / last, layer.gradient_ratio) for index, layer in enumerate(layers)), log=True
-    )
-
-
-def _upper_limit(report: Report) -> float:
-    return upper_limit(report.recording, report.thresholds)

@@ -24,7 +24,8 @@ import gradcheckup
 from gradcheckup import ReportError, UsageError
 from gradcheckup.records import Finding, LayerRecord, ParameterRecord, Role, Severity
 from gradcheckup.report import Report
-from gradcheckup.reports.figure import draw, layer_figure, profile_figure
+from gradcheckup.reports.figure import draw, layer_figure
+from gradcheckup.reports.overlay import profile_figure
 from gradcheckup.rules import RULES
 from gradcheckup.thresholds import Thresholds
 
