@@ -14,7 +14,6 @@ import pytest
 
 import gradcheckup
 import pytest_gradcheckup
-from gradcheckup import Recording, Report, Step
 
 PACKAGE = Path(gradcheckup.__file__).parent
 PLUGIN = Path(pytest_gradcheckup.__file__).parent
@@ -290,26 +289,9 @@ def test_reading_and_judging_need_no_torch() -> None:
     _run(f"import sys\n{imported}assert 'torch' not in sys.modules")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["diagnose", "--help"], ["rules"], ["explain", "GC101"], ["show"]]
-)
-def test_commands_that_measure_nothing_need_no_torch(tmp_path: Path, arguments: list[str]) -> None:
-    if arguments == ["show"]:
-        step = Step(index=0, loss=1.0, layers=(), parameters=())
-        recording = Recording(model="Net", optimizer="SGD(lr=0.1)", steps=(step,))
-        Report(recording=recording).to_json(tmp_path / "report.json")
-        arguments = ["show", str(tmp_path / "report.json"), "--verbose"]
-    _run(
-        "import sys\nfrom gradcheckup.cli import main\n"
-        f"sys.argv = ['gradcheckup', *{arguments!r}]\n"
-        "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code, ended.code\n"
-        "assert 'torch' not in sys.modules"
-    )
-
-
-@pytest.mark.parametrize("heavy", ["torch", "rich", "matplotlib", "numpy"])
-def test_importing_the_package_is_cheap(heavy: str) -> None:
-    _run(f"import sys, gradcheckup; assert {heavy!r} not in sys.modules")
+def test_importing_the_package_is_cheap() -> None:
+    heavy = ["torch", "rich", "matplotlib", "numpy"]
+    _run(f"import sys, gradcheckup; assert not [*filter(sys.modules.get, {heavy})]")
 
 
 def test_exported_names_exist_and_are_sorted() -> None:

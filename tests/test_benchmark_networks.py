@@ -35,6 +35,7 @@ def lines(tmp_path: Path) -> list[zoo_results.Line]:
 def test_a_model_is_trained_judged_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(zoo, "_PROBE_STEPS", 2)
     first = run(tmp_path, "--reports", str(tmp_path / "reports"))
     assert first.exit_code == 0, first.output
     assert [line.setting for line in lines(tmp_path)] == ["sgd-0.01", "adam-0.001"]
@@ -47,7 +48,10 @@ def test_a_model_is_trained_judged_and_kept(
     assert run(tmp_path).stdout == first.stdout
 
 
-def test_what_does_not_fit_is_skipped_with_a_note(tmp_path: Path) -> None:
+def test_what_does_not_fit_is_skipped_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo, "build", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)))
     skipped = run(tmp_path, "--memory", "0.001", "--minutes", "1")
     assert skipped.exit_code == 0, skipped.output
     assert {line.healthy for line in lines(tmp_path)} == {None}

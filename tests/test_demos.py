@@ -66,16 +66,10 @@ def test_deep_sigmoid_as_a_target() -> None:
     assert "7 sigmoids" in text
 
 
-def test_deep_sigmoid_as_a_script() -> None:
-    done = subprocess.run(
-        [sys.executable, "demos/deep_sigmoid.py", "--seed", "1"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "GC101 vanishing-gradient  critical  layer1" in done.stdout
+def test_deep_sigmoid_as_a_script(script: Script) -> None:
+    code, text = script("deep_sigmoid.py", "--seed", "1")
+    assert code == 1, text
+    assert "GC101 vanishing-gradient  critical  layer1" in text
 
 
 def test_deep_sigmoid_on_fashion_mnist(script: Script, tmp_path: Path) -> None:
@@ -128,8 +122,9 @@ QUICK = {"1_weight_scale.py", "6_layerwise_training.py"}
     "name",
     [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MITIGATIONS],
 )
-def test_a_mitigation(script: Script, name: str) -> None:
-    code, text = script(name, "--epochs", "1")
+def test_a_mitigation(script: Script, tmp_path: Path, name: str) -> None:
+    """Its text, and its figures."""
+    code, text = script(name, "--epochs", "1", "--plot", str(tmp_path / "figure.png"))
     assert code == 0, text
     assert text.startswith(f"{name[0]} of 7: {name[2:-3]}, ")
     parts = [text.index(part) for part in ("\nBEFORE\n", "\nTREATMENT\n", "\nAFTER\n")]
@@ -138,17 +133,11 @@ def test_a_mitigation(script: Script, name: str) -> None:
     assert ", healthy (" in text
     assert "TRAINED  1 epoch of batches of 256, SGD(lr=0.1, momentum=0.9)" in text
     code_of_users = text[parts[1] : parts[2]]
-    assert not [line for line in text.replace(code_of_users, "").splitlines() if len(line) > 80]
-
-
-def test_figures_of_a_mitigation(script: Script, tmp_path: Path) -> None:
-    figure = tmp_path / "figure.png"
-    script("6_layerwise_training.py", "--epochs", "1", "--plot", str(figure))
-    assert len(list(tmp_path.iterdir())) == 4
-    for part in ("", "-before", "-after", "-trained"):
-        drawn = (tmp_path / f"figure{part}.png").read_bytes()
-        assert drawn.startswith(b"\x89PNG")
-        assert len(drawn) > 5000
+    lines = text.replace(code_of_users, "").splitlines()
+    assert not [line for line in lines if len(line) > 80 and str(tmp_path) not in line]
+    drawn = {path.stem.removeprefix("figure"): path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(drawn) == {"", "-before", "-after", "-trained"}
+    assert all(each.startswith(b"\x89PNG") and len(each) > 5000 for each in drawn.values())
 
 
 def test_all_seven(script: Script, tmp_path: Path) -> None:

@@ -116,10 +116,10 @@ class Reader(nn.Module):
 def test_states_that_the_loss_can_use_are_missed(
     trained: bool, loop: bool, batch_first: bool
 ) -> None:
-    """The target is the last of 40 inputs; a net that has learnt it cannot do with another's."""
+    """The target is the last of 20 inputs; a net that has learnt it cannot do with another's."""
     torch.manual_seed(0)
     net = Reader(loop=loop, batch_first=batch_first)
-    x = torch.randn(64, 40, 1)
+    x = torch.randn(64, 20, 1)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
     for _ in range(60 if trained else 0):
         optimizer.zero_grad()

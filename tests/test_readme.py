@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from gradcheckup.cli import main
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -79,27 +81,23 @@ def test_python_blocks_run(document: Path, tmp_path: Path, monkeypatch: pytest.M
     for block in blocks(document.read_text("utf-8"), "python"):
         # Empty lines in front, so that a traceback names the line of the page.
         source = "\n" * (block.line - 1) + block.text
-        exec(compile(source, str(document), "exec"), names)  # noqa: S102
+        exec(compile(source, str(document), "exec"), names)  # noqa: S102 - our own pages
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
-def test_console_blocks_run(document: Path, tmp_path: Path) -> None:
+def test_console_blocks_run(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the exit code that is shown, and the first line of output that is shown."""
+    monkeypatch.chdir(tmp_path)
     if (ROOT / "demos").is_dir():
         shutil.copytree(ROOT / "demos", tmp_path / "demos")
     for block in blocks(document.read_text("utf-8"), "console"):
         for command in commands(block.text):
-            finished = subprocess.run(  # noqa: S603
-                [sys.executable, "-m", "gradcheckup", *command.arguments],
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                encoding="utf-8",
-                check=False,
-            )
-            told = f"{command.arguments}\n{finished.stdout}{finished.stderr}"
+            finished = CliRunner().invoke(main, command.arguments)
+            told = f"{command.arguments}\n{finished.output}"
             expected = {0, 1} if command.code is None else {command.code}
-            assert finished.returncode in expected, told
+            assert finished.exit_code in expected, told
             printed = (finished.stdout + finished.stderr).splitlines()
             assert not command.first_line or printed[0].startswith(command.first_line), told
 

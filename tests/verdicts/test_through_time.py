@@ -147,14 +147,14 @@ def test_a_forecaster_that_has_learnt_all_there_is(kind: Any) -> None:
     """What is left of its gradients has no pattern, and that is no fault."""
     torch.manual_seed(0)
     net, data = Classifier(kind, 1, 1), _series(8)
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-    for step in range(160):
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for step in range(60):
         inputs, targets = data[step % 8]
         optimizer.zero_grad()
         loss = F.mse_loss(net(inputs), targets)
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.05
+    assert loss.item() < 0.05  # noise of .1 in 100 steps leaves at the least .01
     report = _diagnosed(net, data, optimizer, criterion=F.mse_loss)
     assert report.healthy, str(report)
 
