@@ -25,6 +25,7 @@ from gradcheckup.errors import (
     UnhealthyError,
     UsageError,
 )
+from gradcheckup.history import History, Sample
 from gradcheckup.prescription import Outcome, Prescription, Trial
 from gradcheckup.records import (
     Finding,
@@ -50,11 +51,13 @@ if TYPE_CHECKING:
     from gradcheckup.targets import Target, TargetOptions, load_target
     from gradcheckup.treating import treat
     from gradcheckup.treatments.course import Treated
+    from gradcheckup.watching import Monitor, watch
 
 __version__ = VERSION
 
 # Imported when they are first used: torch takes seconds, and not all is always wanted.
 _LAZY = {
+    "Monitor": "gradcheckup.watching",
     "Rule": "gradcheckup.rules",
     "Settings": "gradcheckup.settings",
     "Target": "gradcheckup.targets",
@@ -69,6 +72,7 @@ _LAZY = {
     "prescribe": "gradcheckup.prescribing",
     "random_state": "gradcheckup.probe.safekeeping",
     "treat": "gradcheckup.treating",
+    "watch": "gradcheckup.watching",
 }
 
 
@@ -89,11 +93,13 @@ __all__ = [
     "DataError",
     "Finding",
     "GradcheckupError",
+    "History",
     "LayerChange",
     "LayerRecord",
     "LossError",
     "MissingDependencyError",
     "ModelError",
+    "Monitor",
     "Outcome",
     "ParameterRecord",
     "Prescription",
@@ -102,6 +108,7 @@ __all__ = [
     "ReportError",
     "Role",
     "Rule",
+    "Sample",
     "Settings",
     "Severity",
     "Step",
@@ -127,4 +134,5 @@ __all__ = [
     "prescribe",
     "random_state",
     "treat",
+    "watch",
 ]

@@ -75,7 +75,7 @@ def diagnose(
     """
     check_arguments(model=model, criterion=criterion, compute_loss=compute_loss, seed=seed)
     most = _most_batches(steps, batches)
-    limits = _limits(thresholds)
+    limits = limits_of(thresholds)
     chosen = rules.choose_rules(select, ignore)
     with rehearsal(model, optimizer, criterion, seed) as patient:
         taken, notes = take(data, most)
@@ -115,7 +115,12 @@ def _most_batches(steps: int, batches: int | None) -> int:
     return steps if batches is None else batches
 
 
-def _limits(thresholds: Thresholds | Mapping[str, float] | None) -> Thresholds:
+def limits_of(thresholds: Thresholds | Mapping[str, float] | None) -> Thresholds:
+    """The limits to judge by, where a mapping changes some of them.
+
+    Raises:
+        UsageError: It is no mapping, or names a limit that there is not.
+    """
     if thresholds is None:
         return Thresholds()
     if isinstance(thresholds, Thresholds):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from gradcheckup.history import History
+
 
 class Role(str, Enum):
     """What a layer is for on the way from the input to the loss."""
@@ -341,6 +343,7 @@ class Recording:
             not look, as in a list of layers, and that the optimizer does not have either.
         misspelt: Attributes that look like a misspelt or misplaced `requires_grad`, as
             ``fc1.weight.require_grad``.
+        history: The course of the run, where a training loop was watched.
     """
 
     model: str
@@ -354,6 +357,7 @@ class Recording:
     unexplained: float | None = None
     unregistered: tuple[ParameterRecord, ...] = ()
     misspelt: tuple[str, ...] = ()
+    history: History | None = None
 
     @property
     def settled(self) -> tuple[Step, ...]:

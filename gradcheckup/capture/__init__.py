@@ -1,21 +1,30 @@
 """Capture: the layers of a model during one step, from tensors to numbers.
 
-`hooks`, `effect`, `response` and `tap` are the only files that register hooks to measure.
+`hooks`, `glance`, `effect`, `response` and `tap` are the only files that register hooks to measure.
 """
 
 from __future__ import annotations
 
+from gradcheckup.capture.backward import listen, stop_listening
 from gradcheckup.capture.effect import telling, unexplained, without_effect
+from gradcheckup.capture.glance import Glance
+from gradcheckup.capture.hook import Hook
 from gradcheckup.capture.hooks import Capture
 from gradcheckup.capture.readings import Measured
 from gradcheckup.capture.response import respond
+from gradcheckup.capture.transforms import eager
 from gradcheckup.capture.wiring import Station, wiring
 
 __all__ = [
     "Capture",
+    "Glance",
+    "Hook",
     "Measured",
     "Station",
+    "eager",
+    "listen",
     "respond",
+    "stop_listening",
     "telling",
     "unexplained",
     "wiring",

@@ -1,8 +1,17 @@
-"""Which backward pass is running: checkpoints run a forward inside of one."""
+"""Backward passes: which one is running, and which loss it starts from.
+
+A forward may run inside one: a checkpoint computes again what it did not keep.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, Protocol
+
 import torch
+from torch import Tensor
 
 NONE = -1
 
@@ -19,3 +28,69 @@ def running() -> int:
 def in_backward() -> bool:
     """Whether autograd is running a backward pass: the forward is a checkpoint's recomputation."""
     return running() != NONE
+
+
+class Listener(Protocol):
+    """Who wants to know of backward passes."""
+
+    def begins(self, loss: Sequence[Any], weights: Sequence[Any]) -> None:
+        """Before one, with what it starts from and the gradients given for that, if any."""
+
+    def ends(self) -> None:
+        """After one, also if it failed."""
+
+
+class _Switchboard:
+    """Stands in the place of `torch.autograd.backward` while somebody listens.
+
+    `Tensor.backward` looks it up when it is called, so all are seen, and no `torch.autograd.grad`.
+    """
+
+    def __init__(self) -> None:
+        self.listeners: tuple[Listener, ...] = ()
+        self.original: Any = None
+
+    def add(self, listener: Listener) -> None:
+        self.listeners = (*self.listeners, listener)
+        if self.original is None:
+            self.original = torch.autograd.backward
+            torch.autograd.backward = self._announced(self.original)
+
+    def remove(self, listener: Listener) -> None:
+        self.listeners = tuple(each for each in self.listeners if each is not listener)
+        # Whoever wrapped ours keeps their wrapper, which calls ours, which calls torch's.
+        ours = getattr(torch.autograd.backward, "__wrapped__", None) is self.original
+        if not self.listeners and self.original is not None and ours:
+            torch.autograd.backward = self.original
+            self.original = None
+
+    def _announced(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
+            # A pass inside another one is a reentrant checkpoint's.
+            with ExitStack() as after:
+                for listener in () if in_backward() else self.listeners:
+                    listener.begins(_each(tensors), _each(grad_tensors))
+                    after.callback(listener.ends)
+                return original(tensors, grad_tensors, *args, **kwargs)
+
+        return backward
+
+
+_SWITCHBOARD = _Switchboard()
+
+
+def listen(listener: Listener) -> None:
+    """Tells of every backward pass of this process from now on."""
+    _SWITCHBOARD.add(listener)
+
+
+def stop_listening(listener: Listener) -> None:
+    """Tells no more."""
+    _SWITCHBOARD.remove(listener)
+
+
+def _each(given: Any) -> tuple[Any, ...]:
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, Tensor) else tuple(given)

@@ -61,17 +61,27 @@ _MODES = getattr(torch.overrides, "_get_current_function_mode_stack", list)
 _SET_GRAD_ENABLED = getattr(torch._C, "_set_grad_enabled", None)  # noqa: SLF001
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
-    """One call of a function, ready to be made."""
+    """One call of a function, ready to be made.
+
+    Attributes:
+        begun: Whether it was made.
+        results: What it returned; empty before, and where it raised.
+    """
 
     function: Callable[..., Any]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    begun: bool = False
+    results: list[Any] = field(default_factory=list)
 
     def __call__(self) -> Any:
         """Makes it."""
-        return self.function(*self.args, **self.kwargs)
+        self.begun = True
+        result = self.function(*self.args, **self.kwargs)
+        self.results.append(result)
+        return result
 
     def operands(self) -> Iterator[Tensor]:
         """The tensors it is called with."""
@@ -85,9 +95,11 @@ class Watcher(Protocol):
 
     Attributes:
         stretch: How often gradients were switched off or on in this step.
+        failed: Told of an error of the watcher, which then goes no further; None to raise it.
     """
 
     stretch: int
+    failed: Callable[[Exception], None] | None
 
     def within_model(self) -> bool:
         """Whether the model is running."""
@@ -120,6 +132,17 @@ class FunctionMode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         call = Call(func, args, kwargs or {})
+        try:
+            return self._handed_on(call)
+        except Exception as error:
+            failed = self.watcher.failed
+            if failed is None or (call.begun and not call.results):  # the function's own error
+                raise
+            failed(error)
+            return call.results[0] if call.results else call()
+
+    def _handed_on(self, call: Call) -> Any:
+        func, args = call.function, call.args
         if func is _SET_GRAD_ENABLED:
             self.watcher.stretch += 1
         elif func in FUNCTIONS and self.watcher.within_model():

@@ -7,8 +7,8 @@ step they cross to the host in one transfer. Hooks exist only inside `Capture.st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -22,49 +22,20 @@ from gradcheckup.activations import Activation, of_module
 from gradcheckup.capture import attention, layers, through_time
 from gradcheckup.capture.backward import in_backward
 from gradcheckup.capture.functions import Call, FunctionMode, watching
-from gradcheckup.capture.readings import Event, Measured, floating_tensors, read_out
+from gradcheckup.capture.hook import Hook
+from gradcheckup.capture.readings import (
+    Event,
+    Measured,
+    Readings,
+    Tray,
+    floating_tensors,
+    put,
+)
 from gradcheckup.capture.response import Output
 from gradcheckup.capture.structure import Place, leaves, locate
+from gradcheckup.capture.transforms import transformed
 from gradcheckup.capture.weighing import Weighing
 from gradcheckup.records import Role
-
-# A private part of torch, with a way out where a later version drops it.
-_FUNCTORCH_LEVEL = getattr(
-    getattr(torch._C, "_functorch", None),  # noqa: SLF001
-    "peek_interpreter_stack",
-    lambda: None,
-)
-
-
-class _GradientHook:
-    """Hands a gradient to what reads it while the loss is differentiated.
-
-    A class and no closure: a closure survives `deepcopy` and would report into this capture.
-    """
-
-    __slots__ = ("capture", "read")
-
-    def __init__(self, capture: Capture, read: Callable[[Tensor], None]) -> None:
-        self.capture = capture
-        self.read = read
-
-    def __call__(self, gradient: Tensor | None) -> None:
-        # None for the output of an LSTM of which the last state alone is used.
-        if self.capture.differentiating and gradient is not None:
-            self.read(gradient)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Nothing:
-        return _Nothing()
-
-    def __reduce__(self) -> tuple[type[_Nothing], tuple[()]]:
-        return _Nothing, ()
-
-
-class _Nothing:
-    """What a copied gradient hook becomes."""
-
-    def __call__(self, _: Tensor) -> None:
-        return None
 
 
 class Capture:
@@ -79,6 +50,7 @@ class Capture:
             penalty's inner one) are not dL/dy.
         foreign: The `id` of all leaves of the losses that belong to neither model nor optimizer.
         keeps_outputs: Whether to hold on to the values of output layers until the next step.
+        failed: Told of an error of ours, which then goes no further; None to raise it.
     """
 
     def __init__(
@@ -105,6 +77,7 @@ class Capture:
         self.differentiating = False
         self.stretch = 0
         self.keeps_outputs = False
+        self.failed: Callable[[Exception], None] | None = None
         self._events: list[Event] = []
         self._calls: dict[str, int] = {}
         self._places: list[Place] = []
@@ -130,6 +103,15 @@ class Capture:
     @contextmanager
     def step(self) -> Iterator[None]:
         """Attaches to the model for one forward and backward pass, and detaches in any case."""
+        self.begin()
+        with ExitStack() as stack:
+            stack.callback(self.detach)
+            self.attach()
+            stack.enter_context(self.during())
+            yield
+
+    def begin(self) -> None:
+        """Forgets the step before, if any."""
         self.running.clear()
         self.ran.clear()
         self.stretch = 0
@@ -140,20 +122,27 @@ class Capture:
         self._passages.clear()
         self._answered.clear()
         self._paused = False
-        with ExitStack() as stack:
-            stack.callback(self._detach)
-            for name, module in self.names.items():
-                enter = module.register_forward_pre_hook(partial(self._enter, name))
-                leave = module.register_forward_hook(partial(self._leave, name), with_kwargs=True)
-                self._handles += (enter, leave)
-                if isinstance(module, nn.RNNBase):
-                    self._handles.append(
-                        module.register_forward_pre_hook(self._alias, with_kwargs=True)
-                    )
-            stack.enter_context(FunctionMode(self))
-            yield
 
-    def _detach(self) -> None:
+    def attach(self) -> None:
+        """Sets the hooks on the modules; `detach` takes all away again."""
+        for name, module in self.names.items():
+            enter = Hook(partial(self._enter, name), self.failed)
+            leave = Hook(partial(self._leave, name), self.failed)
+            self._handles.append(module.register_forward_pre_hook(enter))
+            self._handles.append(module.register_forward_hook(leave, with_kwargs=True))
+            if isinstance(module, nn.RNNBase):
+                alias = Hook(self._alias, self.failed)
+                self._handles.append(module.register_forward_pre_hook(alias, with_kwargs=True))
+
+    def during(self, *, grad: bool = True) -> AbstractContextManager[Any]:
+        """Surrounds a forward pass: activations and products that are no modules are seen in it.
+
+        A pass without gradients is left out.
+        """
+        return FunctionMode(self) if grad else self.paused()
+
+    def detach(self) -> None:
+        """Takes every hook away."""
         self._weighing.clear()
         for handle in self._handles:
             handle.remove()
@@ -169,15 +158,7 @@ class Capture:
         if self._paused:
             yield
             return
-        self._places = locate(
-            loss, [(event.name, event.role, event.nodes) for event in self._events]
-        )
-        for event, place in zip(self._events, self._places, strict=True):
-            event.nodes.clear()
-            if not place.output:
-                event.value = None
-        self._weighing.clear()
-        self.running.clear()
+        self.settle([loss])
         foreign = [(leaf, leaf.grad) for leaf in leaves(loss) if id(leaf) not in self._own]
         for leaf, _ in foreign:
             self.foreign.add(id(leaf))
@@ -190,6 +171,29 @@ class Capture:
             for leaf, gradient in foreign:
                 leaf.grad = gradient
 
+    def settle(self, loss: Sequence[Tensor]) -> bool:
+        """Ends the forward pass: finds the place of each layer in the graph of the loss.
+
+        Returns:
+            Whether the loss has anything to do with the layers that ran.
+        """
+        self._places = locate(
+            loss, [(event.name, event.role, event.nodes) for event in self._events]
+        )
+        if not (any(place.reached for place in self._places) or self._awaited()):
+            return False
+        for event, place in zip(self._events, self._places, strict=True):
+            event.nodes.clear()
+            if not place.output:
+                event.value = None
+        self._weighing.clear()
+        self.running.clear()
+        return True
+
+    def arrived(self) -> bool:
+        """Whether a gradient came."""
+        return any(event.gradients for event in self._events)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Records nothing inside, where an optimizer evaluates its closure again."""
@@ -201,7 +205,15 @@ class Capture:
 
     def measured(self) -> list[Measured]:
         """The layers of the step in execution order, after one transfer to the host."""
-        return read_out(self._events, self._places)
+        tray = Tray()
+        read = self.put(tray)
+        return read(tray.carry())
+
+    def put(self, tray: Tray) -> Callable[[Readings], list[Measured]]:
+        """Puts the step on a tray; returns what makes numbers of it once the tray was carried."""
+        places = self._places or [Place()] * len(self._events)
+        reads = [put(*each, tray) for each in zip(self._events, places, strict=True)]
+        return lambda readings: [read(readings) for read in reads]
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -228,7 +240,7 @@ class Capture:
 
     def _enter(self, name: str, module: nn.Module, _: tuple[Any, ...]) -> None:
         self.called.add(name)
-        if _transformed():
+        if transformed():
             return
         if in_backward() and self._awaited() and not watching():
             # torch switches the function mode off around backward(), where reentrant
@@ -244,7 +256,7 @@ class Capture:
 
         So it is also when a checkpoint runs the layer again, which has to save the same tensors.
         """
-        if _transformed() or self._paused:
+        if transformed() or self._paused:
             return None
         entered = through_time.enter(module, args[0] if args else kwargs.get("input"))
         if entered is None:
@@ -262,7 +274,7 @@ class Capture:
         kwargs: dict[str, Any],
         output: Any,
     ) -> None:
-        if _transformed():
+        if transformed():
             return
         while self.running and self.running.pop()[0] != name:
             pass  # an exception that the model caught left its modules behind
@@ -288,7 +300,7 @@ class Capture:
 
     def activation(self, known: Activation, given: Tensor, call: Call) -> Any:
         """Runs an activation and records it; the pre-activation is read before it can be lost."""
-        if _transformed() or self._paused:
+        if transformed() or self._paused:
             return call()
         path, module = self.running[-1] if self.running else ("", self.model)
         registered = of_module(module)
@@ -323,7 +335,7 @@ class Capture:
         """
         result = self.product(call)
         found = next(filter(None, map(self._loose.get, map(_identity, call.operands()))), None)
-        if found is None or _transformed() or not isinstance(result, Tensor):
+        if found is None or transformed() or not isinstance(result, Tensor):
             return result
         owner, name = found
         if owner in self._several or all(running != owner for running, _ in self.running):
@@ -336,14 +348,14 @@ class Capture:
     def product(self, call: Call) -> Any:
         """Multiplies matrices; they may be the queries and keys, or weights and values."""
         result = call()
-        if not self._paused and not _transformed():
+        if not self._paused and not transformed():
             self._weighing.product(call, result)
         return result
 
     def attention(self, call: Call) -> Any:
         """Runs an attention; where it is not that of a `nn.MultiheadAttention`, it is a layer."""
         result = call()
-        if _transformed() or self._paused:
+        if transformed() or self._paused:
             return result
         path, module = self.running[-1] if self.running else ("", self.model)
         if call.function is F.scaled_dot_product_attention:
@@ -411,8 +423,13 @@ class Capture:
                 event.dependences.append(result)
 
     def _watch(self, value: Tensor, read: Callable[[Tensor], None]) -> None:
-        hook = _GradientHook(self, read)
+        hook = Hook(partial(self._arrives, read), self.failed)
         self._handles.append(value.register_hook(hook))  # type: ignore[no-untyped-call]
+
+    def _arrives(self, read: Callable[[Tensor], None], gradient: Tensor | None) -> None:
+        # None for the output of an LSTM of which the last state alone is used.
+        if self.differentiating and gradient is not None:
+            read(gradient)
 
     def _unit_dim(self, given: Tensor) -> int:
         """Channels come first after a convolution, last after a linear layer."""
@@ -446,10 +463,3 @@ def _identity(tensor: Tensor) -> int:
 def _shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
     given = (*args, *kwargs.values())
     return next((tuple(each.shape) for each in given if isinstance(each, Tensor)), ())
-
-
-def _transformed() -> bool:
-    """Whether the forward is being compiled, traced or functionally transformed."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return True
-    return _FUNCTORCH_LEVEL() is not None

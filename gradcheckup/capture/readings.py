@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,15 @@ class Tray:
     def __init__(self) -> None:
         self._scalars: list[Tensor] = []
 
+    @overload
+    def put(self, scalar: Tensor) -> int: ...
+
+    @overload
+    def put(self, scalar: None) -> None: ...
+
+    @overload
+    def put(self, scalar: Tensor | None) -> int | None: ...
+
     def put(self, scalar: Tensor | None) -> int | None:
         """Its place on the tray; None for None."""
         if scalar is None:
@@ -120,26 +129,17 @@ class Readings:
         return None if place is None else self._values[place]
 
 
-def read_out(events: Sequence[Event], places: Sequence[Place]) -> list[Measured]:
-    """The events of a step as numbers, in the same order, after one transfer."""
-    tray = Tray()
-    slots = [
-        (
-            tray.put(event.signal),
-            tray.put(event.peak),
-            tray.put(event.saturation),
-            tray.put(event.dead),
-            tray.put(event.attention_entropy),
-            [tray.put(gradient) for gradient in event.gradients],
-            [tray.put(norm) for norm in event.passage.norms] if event.passage else [],
-            [tray.put(each) for each in event.dependences],
-            tray.put(event.underflow),
-        )
-        for event in events
-    ]
-    readings = tray.carry()
-    return [
-        Measured(
+def put(event: Event, place: Place, tray: Tray) -> Callable[[Readings], Measured]:
+    """Puts an event on a tray; returns what makes numbers of it once the tray was carried."""
+    signal, peak = tray.put(event.signal), tray.put(event.peak)
+    saturation, dead = tray.put(event.saturation), tray.put(event.dead)
+    entropy, underflow = tray.put(event.attention_entropy), tray.put(event.underflow)
+    norms = [tray.put(gradient) for gradient in event.gradients]
+    times = [tray.put(norm) for norm in event.passage.norms] if event.passage else []
+    linked = [tray.put(each) for each in event.dependences]
+
+    def read(readings: Readings) -> Measured:
+        return Measured(
             name=event.name,
             call=event.call,
             kind=event.kind,
@@ -152,24 +152,14 @@ def read_out(events: Sequence[Event], places: Sequence[Place]) -> list[Measured]
             saturation=readings.get(saturation),
             dead_fraction=readings.get(dead),
             attention_entropy=_number(readings.get(entropy)),
-            gradient_norm=_length([readings[slot] for slot in norms if slot is not None]),
-            time_profile=tuple(readings[slot] for slot in times if slot is not None),
+            gradient_norm=_length([readings[slot] for slot in norms]),
+            time_profile=tuple(readings[slot] for slot in times),
             time_steps=event.passage.length if event.passage else 0,
-            dependence=_largest(readings[slot] for slot in linked if slot is not None),
+            dependence=_largest(readings[slot] for slot in linked),
             gradient_underflow=readings.get(underflow),
         )
-        for event, place, (
-            signal,
-            peak,
-            saturation,
-            dead,
-            entropy,
-            norms,
-            times,
-            linked,
-            underflow,
-        ) in zip(events, places or [Place()] * len(events), slots, strict=True)
-    ]
+
+    return read
 
 
 def _number(value: float | None) -> float | None:

@@ -46,20 +46,34 @@ def leaves(loss: Tensor) -> list[Tensor]:
     return [node.variable for node in nodes if node.name().endswith("AccumulateGrad")]
 
 
-def locate(loss: Tensor, layers: Sequence[tuple[str, Role, Sequence[Node]]]) -> list[Place]:
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """Stands where a backward pass starts from several tensors, as if they had been added."""
+
+    next_functions: tuple[tuple[Node, int], ...]
+
+    def name(self) -> str:
+        return "several losses"
+
+
+def locate(
+    loss: Sequence[Tensor], layers: Sequence[tuple[str, Role, Sequence[Node]]]
+) -> list[Place]:
     """Finds the place of each layer in the graph of a loss.
 
     Args:
-        loss: The loss, not yet differentiated.
+        loss: What the backward pass starts from, as a rule one scalar, not yet differentiated.
         layers: Name, role and output nodes of each layer, in execution order. A layer without nodes
             (under `no_grad`, inside a reentrant checkpoint) has no place.
 
     Returns:
         One place a layer, in the same order.
     """
-    if loss.grad_fn is None:
+    roots = [each.grad_fn for each in loss if each.grad_fn is not None]
+    if not roots:
         return [Place() for _ in layers]
-    order = _topological(loss.grad_fn)
+    root = roots[0] if len(roots) == 1 else _Sum(tuple((each, 0) for each in roots))
+    order = _topological(root)
     position = {id(node): index for index, node in enumerate(order)}
     found = [[position[id(node)] for node in nodes if id(node) in position] for *_, nodes in layers]
     children = [

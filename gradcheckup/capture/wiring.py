@@ -52,7 +52,7 @@ def wiring(
         result = loss()
         events = capture.events
         layers = [(event.name, event.role, event.nodes) for event in events]
-        found = zip(events, locate(result, layers), predecessors(layers), strict=True)
+        found = zip(events, locate([result], layers), predecessors(layers), strict=True)
         return [
             Station(
                 name=event.name,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 
 from gradcheckup import statistics
 from gradcheckup.capture.readings import Tray
@@ -17,14 +19,7 @@ class Ledger:
         self.rates = subject.rates
         self.parameters = list(subject.model.named_parameters())
         self.device = self.parameters[0][1].device
-        clean = {id(module): name for name, module in subject.names.items()}
-        self.layers: dict[int, tuple[str, str]] = {}
-        for module in subject.model.modules():
-            owner = clean.get(id(module), "")
-            root = module is subject.model
-            for local, parameter in module.named_parameters(recurse=False):
-                full = local if root else f"{owner}.{local}"
-                self.layers.setdefault(id(parameter), (owner, full))
+        self.layers = owners(subject.model, subject.names)
         self._carried: dict[int, Tensor] = {}
         self._gradients: dict[int, Tensor] = {}
         self._spreads: dict[int, Tensor] = {}
@@ -86,3 +81,20 @@ class Ledger:
                 self.parameters, slots, strict=True
             )
         ]
+
+
+def owners(model: nn.Module, names: Mapping[str, nn.Module]) -> dict[int, tuple[str, str]]:
+    """The module that owns each parameter and the parameter's own name, by `id` of it.
+
+    Args:
+        model: The root module.
+        names: Its modules by the name they are reported under.
+    """
+    clean = {id(module): name for name, module in names.items()}
+    found: dict[int, tuple[str, str]] = {}
+    for module in model.modules():
+        owner = clean.get(id(module), "")
+        for local, parameter in module.named_parameters(recurse=False):
+            full = local if module is model else f"{owner}.{local}"
+            found.setdefault(id(parameter), (owner, full))
+    return found

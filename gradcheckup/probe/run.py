@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gradcheckup.capture import Capture, respond, telling, unexplained, without_effect
+from gradcheckup.capture import Capture, eager, respond, telling, unexplained, without_effect
 from gradcheckup.capture.readings import Measured
 from gradcheckup.errors import GradcheckupError, LossError, ModelError
 from gradcheckup.probe.batches import copied
@@ -59,7 +58,7 @@ def probe(
         ledger=Ledger(subject),
     )
     measured: list[Step] = []
-    with _eager(), torch.enable_grad():
+    with eager(), torch.enable_grad():
         for index in range(steps):
             if index == steps // 2:
                 bench.capture.forget_units()
@@ -76,7 +75,7 @@ def probe(
         objective=objective.source,
         steps=tuple(measured),
         batches=min(len(batches), len(measured)),
-        never_called=_never_called(subject, bench.capture, measured),
+        never_called=never_called(subject.names, bench.capture.called, measured),
         without_effect=bench.without_effect(batches[0], measured),
         telling=bench.telling(batches[0], measured),
         unexplained=bench.unexplained(batches[0], measured),
@@ -84,15 +83,25 @@ def probe(
     )
 
 
-def _never_called(subject: Subject, capture: Capture, steps: Sequence[Step]) -> tuple[str, ...]:
-    """Modules whose parameters nothing used; attention uses those of its out_proj uncalled."""
+def never_called(
+    names: Mapping[str, nn.Module], called: Collection[str], steps: Sequence[Step]
+) -> tuple[str, ...]:
+    """Modules whose parameters nothing used; attention uses those of its out_proj uncalled.
+
+    Args:
+        names: All modules by name.
+        called: Names of those that ran.
+        steps: What was measured.
+    """
     used = {
         each.layer for step in steps for each in step.parameters if each.gradient_norm is not None
     }
     return tuple(
         name
-        for name, module in subject.names.items()
-        if name not in capture.called | used and any(True for _ in module.parameters(recurse=False))
+        for name, module in names.items()
+        if name not in called
+        and name not in used
+        and any(True for _ in module.parameters(recurse=False))
     )
 
 
@@ -196,7 +205,7 @@ class _Bench:
         ]
         if not silent or not math.isfinite(steps[-1].loss):
             return ()
-        with _blamed(self.capture, "forward"), _eager():
+        with _blamed(self.capture, "forward"), eager():
             return without_effect(
                 dict.fromkeys(silent), self.subject.names, partial(self._loss, batch)
             )
@@ -211,7 +220,7 @@ class _Bench:
         known = [name for name in dict.fromkeys(fading) if name in self.subject.names]
         if not known or not math.isfinite(steps[-1].loss):
             return ()
-        with _blamed(self.capture, "forward"), _eager():
+        with _blamed(self.capture, "forward"), eager():
             return telling(known, self.subject.names, partial(self._loss, batch))
 
     def unexplained(self, batch: Any, steps: Sequence[Step]) -> float | None:
@@ -220,7 +229,7 @@ class _Bench:
         still = any(each.gradient_norm == 0 or each.update_norm == 0 for each in trained)
         if not still or not math.isfinite(steps[-1].loss):
             return None
-        with _blamed(self.capture, "forward"), _eager():
+        with _blamed(self.capture, "forward"), eager():
             return unexplained(self.subject.model, partial(self._loss, batch))
 
     def _loss(self, batch: Any) -> float:
@@ -246,16 +255,6 @@ class _Bench:
 def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is closure.empty
-
-
-def _eager() -> Any:
-    """Runs compiled parts of the model in eager mode, where hooks see them (torch >= 2.6).
-
-    Nothing is compiled where the compiler was never imported, which takes seconds.
-    """
-    set_stance: Any = getattr(torch.compiler, "set_stance", None)
-    compiling = set_stance is not None and "torch._dynamo" in sys.modules
-    return set_stance("force_eager") if compiling else nullcontext()
 
 
 @contextmanager

@@ -181,7 +181,7 @@ def _subject(
         names=named_modules(model),
         optimizer=optimizer,
         rates=rates,
-        described=_described(optimizer),
+        described=described(optimizer),
         assumptions=tuple(notes),
     )
 
@@ -236,7 +236,7 @@ def build_optimizer(source: Any, model: nn.Module) -> Optimizer:
     return built
 
 
-def _described(optimizer: Optimizer) -> str:
+def described(optimizer: Optimizer) -> str:
     """The settings that differ from the optimizer's defaults, the learning rate always."""
     signature = inspect.signature(type(optimizer).__init__).parameters
     group = optimizer.param_groups[0]

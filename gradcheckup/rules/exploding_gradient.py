@@ -89,10 +89,10 @@ def _across_steps(recording: Recording, thresholds: Thresholds) -> Iterator[Find
     start = _total(recording.steps[0])
     if not math.isfinite(start):
         return  # it was not finite before anything grew: GC402's
-    for step in recording.steps[1:]:
+    for position, step in enumerate(recording.steps[1:], start=1):
         total = _total(step)
         diverged = not step.loss <= thresholds.loss_growth * abs(recording.steps[0].loss)
-        jumped = any(map(_large_update, recording.steps[: step.index]))
+        jumped = any(map(_large_update, recording.steps[:position]))
         if diverged and jumped and start and not total <= _STEP_GROWTH * start:
             yield Finding(
                 code=RULE.code,

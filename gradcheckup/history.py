@@ -1,0 +1,44 @@
+"""What a monitor remembers of a training run, beside the steps it measured in full."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One optimizer step at which the gradient norms of the weight layers were read.
+
+    Attributes:
+        index: Number of optimizer steps before this one.
+        loss: The loss before the update; that of the first backward pass of the step.
+        norms: ||dL/dy|| of each layer of `History.layers`; None where no gradient arrived.
+        end_to_end_ratio: Norm of the first layer over that of the reference layer; None where one
+            of them is missing.
+    """
+
+    index: int
+    loss: float | None
+    norms: tuple[float | None, ...]
+    end_to_end_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """A training run as it was watched. Old samples are thinned out, so that it stays small.
+
+    Attributes:
+        every: Of how many optimizer steps one was sampled.
+        steps: Number of optimizer steps seen.
+        skipped: Sampled steps whose update the gradient scaler left out.
+        layers: Names of the weight layers, in execution order.
+        samples: Oldest first.
+        first_bad: Index of the first sampled step with a NaN or Inf; None without any.
+    """
+
+    every: int
+    steps: int
+    skipped: int = 0
+    layers: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    first_bad: int | None = None
