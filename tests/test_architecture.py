@@ -20,7 +20,7 @@ PLUGIN = Path(pytest_gradcheckup.__file__).parent
 
 # A part of the package is a module or a folder directly in it. Beside what is named here, every
 # part may import the standard library and itself.
-RECORDS = {"errors", "files", "records", "thresholds", "version"}
+RECORDS = {"errors", "files", "history", "records", "thresholds", "version"}
 READING = RECORDS | {
     "comparison",
     "report",
@@ -35,7 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "version": set(),
-    "records": set(),
+    "history": set(),
+    "records": {"history"},
     "thresholds": {"errors"},
     "suggestions": set(),
     "tracebacks": set(),
@@ -57,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trials": {"records", "report", "prescription", "probe", "treatments", "torch"},
     "prescribing": {"errors", "thresholds", "report", "prescription", "tracebacks"}
     | {"checkup", "probe", "treating", "treatments", "trials", "torch"},
+    "watching": READING | MEASURING | {"checkup", "tracebacks", "torch", "typing_extensions"},
     "treating": {"errors", "probe", "targets", "treatments", "torch"},
     "targets": RECORDS | MEASURING | {"suggestions", "tracebacks", "torch", "numpy"},
     "cli": READING
@@ -67,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The public names; what needs torch is imported when it is first used.
     "__init__": RECORDS
     | {"comparison", "report", "reports", "rules", "serialization", "settings", "prescription"}
-    | {"checkup", "prescribing", "probe", "targets", "treating", "treatments"},
+    | {"checkup", "prescribing", "probe", "targets", "treating", "treatments", "watching"},
 }
 # The plugin sees the public names of gradcheckup alone, and itself.
 PLUGIN_MAY_IMPORT: dict[str, set[str]] = {
@@ -250,11 +252,14 @@ def test_hooks_are_registered_in_few_places() -> None:
         and node.attr.startswith("register_")
         and node.attr.endswith("hook")
     }
-    measuring = {"effect.py", "hooks.py", "response.py", "tap.py"}
+    measuring = {"effect.py", "glance.py", "hooks.py", "response.py", "tap.py"}
+    # These wait for a pass or a step to begin and end.
+    waiting = {"clock.py", "look.py"}
     # These are parts of a treated model, which the user trains on.
     treating = {"equalizing.py", "shortcuts.py", "stages.py"}
     assert places == {
         *(f"capture/{name}" for name in measuring),
+        *(f"watching/{name}" for name in waiting),
         *(f"treatments/{name}" for name in treating),
     }
 

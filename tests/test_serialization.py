@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradcheckup.errors import ReportError
+from gradcheckup.history import History, Sample
 from gradcheckup.records import (
     Finding,
     LayerRecord,
@@ -97,6 +98,17 @@ def report() -> Report:
                 ),
             ),
             misspelt=("fc.weight.require_grad",),
+            history=History(
+                every=10,
+                steps=25,
+                skipped=1,
+                layers=("块.0", "fc"),
+                samples=(
+                    Sample(index=0, loss=2.3, norms=(1e-200, None), end_to_end_ratio=5e-324),
+                    Sample(index=10, loss=None, norms=(math.nan, math.inf)),
+                ),
+                first_bad=10,
+            ),
         ),
         findings=(finding,),
         thresholds=Thresholds(dead_warning=0.25),
@@ -187,10 +199,16 @@ steps = records(
     parameters=_some(records(ParameterRecord)),
     response=st.none() | records(Response),
 )
+histories = records(
+    History, every=st.integers(1), samples=_some(records(Sample, norms=_some(numbers)))
+)
 reports = records(
     Report,
     recording=records(
-        Recording, unregistered=_some(records(ParameterRecord)), steps=_some(steps, least=1)
+        Recording,
+        unregistered=_some(records(ParameterRecord)),
+        steps=_some(steps, least=1),
+        history=st.none() | histories,
     ),
     findings=_some(st.recursive(leaves, _nest, max_leaves=4)),
     thresholds=st.just(Thresholds()) | st.builds(Thresholds, norm_growth=st.floats(1)),
@@ -241,6 +259,8 @@ def test_the_schema_is_itself_valid() -> None:
     ("place", "record"),
     [
         ("recording", Recording),
+        ("history", History),
+        ("sample", Sample),
         ("step", Step),
         ("layer", LayerRecord),
         ("parameter", ParameterRecord),

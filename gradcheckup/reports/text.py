@@ -64,9 +64,14 @@ def render(
 
 
 def headline(report: Report) -> tuple[str, str]:
-    """The verdict in a word, and what it is about: ``Net, 8 layers, 8 probe steps with SGD``."""
+    """The verdict in a word, and what it is about: ``Net, 8 layers, 8 probe steps with SGD``.
+
+    Of a run that was watched: ``Net, 8 layers, watched for 900 steps with SGD``.
+    """
     recording = report.recording
     steps = count(len(report.steps), "probe step")
+    if recording.history:
+        steps = f"watched for {count(recording.history.steps, 'step')}"
     optimizer = f" with {recording.optimizer}" if recording.optimizer else ""
     about = f"{recording.model}, {_size(report.steps[0])}, {steps}{optimizer}"
     return "HEALTHY" if report.healthy else "UNHEALTHY", about

@@ -9,7 +9,7 @@ from gradcheckup.history import History, Sample
 from gradcheckup.records import Step
 
 _WINDOW = 8
-_MOST = 1024
+_MOST = 512
 
 
 class Trace:
