@@ -36,7 +36,9 @@ def examine(line: Line, *, memory: float, limit: float, reports: Path | None) ->
     try:
         needed = zoo.needs(line.model)[1]
         if needed > memory:
-            raise zoo.TooLargeError(f"needs {needed:.1f} GiB of {memory:g}")  # noqa: TRY301
+            raise zoo.TooLargeError(  # noqa: TRY301 - noted as what training raises is
+                f"needs {needed:.1f} GiB of {memory:g}"
+            )
         outcome = zoo.train(
             line.model,
             line.setting,

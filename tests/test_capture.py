@@ -384,8 +384,8 @@ FUNCTIONAL: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "Tensor.sigmoid_": ("sigmoid", lambda x: x.sigmoid_()),
     "torch.special.expit": ("sigmoid", torch.special.expit),
     # A module made on the fly is registered nowhere.
-    "nn.Sigmoid()": ("sigmoid", lambda x: nn.Sigmoid()(x)),  # noqa: PLW0108
-    "nn.Tanh()": ("tanh", lambda x: nn.Tanh()(x)),  # noqa: PLW0108
+    "nn.Sigmoid()": ("sigmoid", lambda x: nn.Sigmoid()(x)),  # noqa: PLW0108 - made on the fly
+    "nn.Tanh()": ("tanh", lambda x: nn.Tanh()(x)),  # noqa: PLW0108 - likewise
     "torch.tanh": ("tanh", torch.tanh),
     "F.tanh": ("tanh", F.tanh),
     "F.leaky_relu": ("leaky_relu", lambda x: F.leaky_relu(x, 0.2)),

@@ -235,7 +235,7 @@ def test_an_interrupted_demo(script: Script, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_demo_from_another_folder(tmp_path: Path) -> None:
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(  # noqa: S603 - a demo of ours
         [sys.executable, str(ROOT / "demos/4_normalization.py"), "--epochs", "1"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         cwd=tmp_path,

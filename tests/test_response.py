@@ -129,7 +129,7 @@ def test_running_statistics_see_a_batch_once() -> None:
     seen: list[Tensor] = []
 
     class Counting(nn.BatchNorm1d):
-        def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
             seen.append(self.running_mean.clone())  # type: ignore[union-attr]
             return super().forward(input)
 

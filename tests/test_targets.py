@@ -190,7 +190,7 @@ def test_files_work_like_scripts_but_are_not_main(write: Write) -> None:
     assert model.in_features == 11
     assert model.seen == ("net", (path,), path)
     assert sys.argv == before
-    assert pickle.loads(pickle.dumps(model.config)) == model.config  # noqa: S301
+    assert pickle.loads(pickle.dumps(model.config)) == model.config  # noqa: S301 - our own
     assert not (Path("deep") / "er" / "__pycache__" / "net.cpython.pyc").exists()
     assert "net" not in {p.stem.split(".")[0] for p in Path("deep/er").rglob("*.pyc")}
 

@@ -241,7 +241,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 @pytest.fixture(autouse=True, scope="module")
 def _dynamo_loaded() -> None:
     """Load what torch loads lazily, so that pictures of global state can be compared."""
-    import torch._dynamo  # noqa: F401
+    import torch._dynamo  # noqa: F401 - to have it loaded
 
 
 class Stubborn(nn.Module):
@@ -469,7 +469,7 @@ def test_random_states_are_restored_and_results_do_not_depend_on_them() -> None:
     losses = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
+        np.random.seed(seed)  # noqa: NPY002 - the legacy state is what users have
         random.seed(seed)
         before = _surroundings()
         report = gradcheckup.diagnose(model, batch, steps=3)
@@ -485,10 +485,10 @@ def test_random_state_is_a_seed_inside_and_what_it_was_outside(
     error: type[Exception] | None,
 ) -> None:
     def drawn() -> tuple[float, float, float]:
-        return torch.rand(1).item(), float(np.random.rand()), random.random()  # noqa: NPY002, S311
+        return torch.rand(1).item(), float(np.random.rand()), random.random()  # noqa: NPY002, S311 - as users do
 
     torch.manual_seed(5)
-    np.random.seed(5)  # noqa: NPY002
+    np.random.seed(5)  # noqa: NPY002 - as above
     random.seed(5)
     wanted = drawn()
     before = _surroundings()

@@ -37,7 +37,7 @@ def judge(case: Case, seed: int) -> Opinion:
     optimizer.register_step_post_hook(reported)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"), autopsy:
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # its own, about nets that are sick on purpose
             for moment in moments(case, seed, model, optimizer):
                 losses.append(moment.loss)  # noqa: PERF401 - the hook reads it in between
             if not math.isfinite(losses[-1]):  # the update that would report it is not made

@@ -155,7 +155,7 @@ def copied(batch: Any, device: torch.device) -> Any:
         return batch.detach().clone().to(device).requires_grad_(batch.requires_grad)
     if isinstance(batch, Mapping):
         values = {key: copied(each, device) for key, each in batch.items()}
-        return values if type(batch) is dict else type(batch)(values)  # type: ignore[call-arg]
+        return values if type(batch) is dict else type(batch)(values)  # type: ignore[call-arg] # of a dict
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(copied(each, device) for each in batch))
     if isinstance(batch, (tuple, list)):

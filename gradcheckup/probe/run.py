@@ -137,7 +137,7 @@ class _Bench:
         with capture.step():
             if line_search:
                 with _blamed(capture, "optimizer step"):
-                    optimizer.step(closure)  # type: ignore[arg-type]
+                    optimizer.step(closure)  # type: ignore[arg-type] # a loss may be a tensor
             else:
                 closure()
         layers = capture.measured()
@@ -248,7 +248,7 @@ class _Bench:
                 "not: gradcheckup passes a copy, so that yours stays as it is"
             )
         with capture.differentiate(loss), _blamed(capture, "backward"):
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call] # torch's own gap
         return loss
 
 

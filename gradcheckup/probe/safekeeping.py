@@ -32,15 +32,15 @@ class RandomStates:
 
     def __init__(self) -> None:
         self._python = random.getstate()
-        # numpy's global generator is what users' augmentations draw from.
-        self._numpy = np.random.get_state()  # noqa: NPY002
+        self._numpy = np.random.get_state()  # noqa: NPY002 - what users' augmentations draw from
         self._torch = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+        in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call] # torch's own gap
+        self._cuda = torch.cuda.get_rng_state_all() if in_use else None
 
     def put_back(self) -> None:
         """Sets them as they were."""
         random.setstate(self._python)
-        np.random.set_state(self._numpy)  # noqa: NPY002
+        np.random.set_state(self._numpy)  # noqa: NPY002 - as above
         torch.set_rng_state(self._torch)
         if self._cuda is not None:
             torch.cuda.set_rng_state_all(self._cuda)
@@ -63,7 +63,7 @@ def random_state(seed: int) -> Iterator[None]:
     before = RandomStates()
     try:
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - as above
         torch.manual_seed(seed)
         yield
     finally:
@@ -75,7 +75,7 @@ def replay(states: RandomStates, model: nn.Module) -> Iterator[None]:
     """Draws the random numbers of an earlier moment again; buffers are as before afterwards."""
     now = RandomStates()
     kept = [
-        (module._buffers, dict(module._buffers))  # noqa: SLF001
+        (module._buffers, dict(module._buffers))  # noqa: SLF001 - also what is None
         for module in model.modules()
     ]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]

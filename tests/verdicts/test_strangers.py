@@ -699,7 +699,7 @@ def splines_on_edges(digits: Digits) -> dict[str, Any]:
 class FakeQuantised(nn.Linear):
     """Quantisation-aware training: 4-bit weights, with the gradient of the identity."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
         step = self.weight.detach().abs().max() / 7
         rounded = (self.weight / step).round() * step
         return F.linear(input, self.weight + (rounded - self.weight).detach(), self.bias)
@@ -743,11 +743,11 @@ def policy_gradient(digits: Digits) -> dict[str, Any]:
 
 class Reversed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 - torch passes it
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ARG004
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004 - as above
         return -0.1 * gradient
 
 
