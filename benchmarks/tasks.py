@@ -79,6 +79,16 @@ def explained_variance(outputs: Tensor, targets: Tensor) -> float:
     return max(0.0, float(1 - (outputs - targets).square().mean() / targets.var()))
 
 
+def _held_out(inputs: Tensor, targets: Tensor, *, behind: int) -> dict[str, Tensor]:
+    """The samples of a `Task`: the first to train on, the rest to score on."""
+    return {
+        "inputs": inputs[:behind],
+        "targets": targets[:behind],
+        "held_inputs": inputs[behind:],
+        "held_targets": targets[behind:],
+    }
+
+
 @functools.cache
 def digits(*shape: int, one_hot: bool = False) -> Task:
     """scikit-learn's 8x8 digits, standardised; 500 of 1797 held out.
@@ -121,10 +131,7 @@ def recall(length: int) -> Task:
     inputs[:, 0] = nn.functional.one_hot(targets, 10).float()
     return Task(
         name=f"recall-{length}",
-        inputs=inputs[:1500],
-        targets=targets[:1500],
-        held_inputs=inputs[1500:],
-        held_targets=targets[1500:],
+        **_held_out(inputs, targets, behind=1500),
         criterion=nn.CrossEntropyLoss,
         score=accuracy,
         learns=0.85,
@@ -153,10 +160,7 @@ def lookup(pairs: int) -> Task:
     targets = values.gather(1, asked).squeeze(1)
     return Task(
         name=f"lookup-{pairs}",
-        inputs=inputs[:5000],
-        targets=targets[:5000],
-        held_inputs=inputs[5000:],
-        held_targets=targets[5000:],
+        **_held_out(inputs, targets, behind=5000),
         criterion=nn.CrossEntropyLoss,
         score=accuracy,
         learns=0.85,
@@ -177,10 +181,7 @@ def circle(*, probability: bool = False) -> Task:
     targets = torch.tensor(labels, dtype=torch.float32)[:, None]
     return Task(
         name="circle",
-        inputs=inputs[:700],
-        targets=targets[:700],
-        held_inputs=inputs[700:],
-        held_targets=targets[700:],
+        **_held_out(inputs, targets, behind=700),
         criterion=nn.BCELoss if probability else nn.BCEWithLogitsLoss,
         score=binary_accuracy(0.5 if probability else 0.0),
         learns=0.75,
@@ -200,10 +201,7 @@ def blob() -> Task:
     inputs, targets = torch.tensor(points, dtype=torch.float32), torch.tensor(labels)
     return Task(
         name="blob",
-        inputs=inputs[:700],
-        targets=targets[:700],
-        held_inputs=inputs[700:],
-        held_targets=targets[700:],
+        **_held_out(inputs, targets, behind=700),
         criterion=nn.CrossEntropyLoss,
         score=accuracy,
         learns=0.75,
@@ -223,10 +221,7 @@ def parabola() -> Task:
     targets = 5 * inputs.square()
     return Task(
         name="parabola",
-        inputs=inputs[:700],
-        targets=targets[:700],
-        held_inputs=inputs[700:],
-        held_targets=targets[700:],
+        **_held_out(inputs, targets, behind=700),
         criterion=nn.MSELoss,
         score=explained_variance,
         learns=0.85,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gradcheckup.cli.console import print_out, stdout_form
+from gradcheckup.cli.console import color_option, print_out, stdout_form
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.cli.show import read_report
 from gradcheckup.comparison import compare as run
@@ -28,7 +28,7 @@ exit codes
 @click.argument("after", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 @click.option("-v", "--verbose", is_flag=True, help="All layers that changed, and all names.")
-@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR=1 does the same.")
+@color_option
 @traceback_option
 def compare(before: Path, after: Path, form: str, verbose: bool, no_color: bool) -> int:
     """Compare two reports that --format json wrote.

@@ -10,12 +10,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+import click
+
 from gradcheckup.errors import UsageError
 from gradcheckup.files import reason, write_whole
 from gradcheckup.tracebacks import relative
 
 WIDTH = 80
 _WIDEST = 100
+
+color_option = click.option(
+    "--no-color", is_flag=True, help="No colours; NO_COLOR=1 does the same."
+)
 
 
 def color_wanted(stream: TextIO, *, refused: bool) -> bool:

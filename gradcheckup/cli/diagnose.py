@@ -10,7 +10,13 @@ from typing import Any
 
 import click
 
-from gradcheckup.cli.console import check_figure, check_writable, print_out, write_file
+from gradcheckup.cli.console import (
+    check_figure,
+    check_writable,
+    color_option,
+    print_out,
+    write_file,
+)
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.cli.options import Checkup, checkup, checkup_options, first, form_of, place
 from gradcheckup.cli.progress import progress
@@ -56,7 +62,7 @@ for files that have no optimizer or data of their own.
 )
 @plot_option
 @click.option("-v", "--verbose", is_flag=True, help="All findings in full, and all layers.")
-@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR=1 does the same.")
+@color_option
 @traceback_option
 def diagnose(target: str, **options: Any) -> int:
     """Train a copy of the model for a few steps and say what its gradients lack.

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from gradcheckup.cli.console import check_writable, print_out, stdout_form, write_file
+from gradcheckup.cli.console import check_writable, color_option, print_out, stdout_form, write_file
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.cli.options import Checkup, checkup, checkup_options, form_of, place, split
 from gradcheckup.cli.progress import trial_progress
@@ -65,7 +65,7 @@ exit codes
     metavar="FILE",
     help="Write the result here instead of stdout; as JSON where it ends in .json.",
 )
-@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR=1 does the same.")
+@color_option
 @traceback_option
 def prescribe(target: str, **options: Any) -> int:
     """Try treatments on copies of the model and say which helps.

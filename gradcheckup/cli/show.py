@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gradcheckup.cli.console import check_figure, print_out, stdout_form
+from gradcheckup.cli.console import check_figure, color_option, print_out, stdout_form
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.errors import ReportError
 from gradcheckup.report import Report
@@ -41,7 +41,7 @@ def plot_option(function: Function) -> Function:
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 @plot_option
 @click.option("-v", "--verbose", is_flag=True, help="All findings in full, and all layers.")
-@click.option("--no-color", is_flag=True, help="No colours; NO_COLOR=1 does the same.")
+@color_option
 @traceback_option
 def show(report: Path, form: str, plot: Path | None, verbose: bool, no_color: bool) -> int:
     """Show a report that --format json wrote.
