@@ -35,6 +35,7 @@ def net() -> nn.Module:
         ({"data": (np.zeros((6, 4)), Y)}, "DataError", "got a numpy array of shape (6, 4)"),
         ({"data": {"x": np.zeros(3)}}, "DataError", "torch.as_tensor"),
         ({"data": X}, "LossError", "they carry no targets"),
+        ({"data": (X.to("meta"), Y)}, "DataError", "batch 0 has one on the meta device"),
         ({"data": (X * float("nan"), Y)}, "DataError", "batch 0 has 24 NaN or Inf"),
         ({"criterion": nn.CrossEntropyLoss}, "UsageError", "an instance, CrossEntropyLoss()"),
         ({"criterion": 5}, "UsageError", "expected criterion to be a function, got int"),

@@ -124,7 +124,12 @@ def leaves(value: Any) -> Iterator[Tensor]:
 
 
 def _check_tensors(batch: Any, index: int) -> None:
-    """Refuses arrays where torch needs tensors, and batches without samples."""
+    """Refuses arrays where torch needs tensors, and batches without samples or values."""
+    if any(tensor.is_meta for tensor in leaves(batch)):
+        raise DataError(
+            f"expected tensors with values, but batch {index} has one on the meta device: make it "
+            "on the model's device"
+        )
     sizes = [tensor.numel() for tensor in leaves(batch)]
     if sizes and not any(sizes):
         raise DataError(f"expected samples, but batch {index} is empty: every tensor has size 0")
