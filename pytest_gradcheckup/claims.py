@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from gradcheckup import Finding, LayerRecord, ParameterRecord, Report, Severity, UsageError
+from pytest_gradcheckup.suggestions import suggestion
 from pytest_gradcheckup.tracebacks import HIDDEN
 
 __tracebackhide__ = HIDDEN
@@ -94,8 +94,7 @@ def _nothing(records: Iterable[LayerRecord]) -> str:
 
 def _no_such_layer(report: Report, layer: str) -> str:
     names = dict.fromkeys(_modules(report))
-    close = difflib.get_close_matches(layer, names, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join([*names][:8])} …"
+    hint = suggestion(layer, names, f"there are {', '.join([*names][:8])} …")
     return f"expected the name of a layer of {report.recording.model}, got {layer!r}; {hint}"
 
 

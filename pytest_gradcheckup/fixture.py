@@ -20,6 +20,7 @@ from pytest_gradcheckup.majority import Verdict
 from pytest_gradcheckup.probing import Probing
 from pytest_gradcheckup.settings import CheckSettings, matching
 from pytest_gradcheckup.shelf import Mode, Shelf, shelf_of
+from pytest_gradcheckup.suggestions import suggestion
 from pytest_gradcheckup.tracebacks import HIDDEN
 
 if TYPE_CHECKING:
@@ -47,8 +48,11 @@ class Checker:
         self._settings, self._shelf, self._journal = settings, shelf, journal
 
     def __getattr__(self, name: str) -> Any:
+        __tracebackhide__ = True
         if name.startswith("_") or name not in gradcheckup.__all__:
-            raise AttributeError(f"neither the fixture nor the module gradcheckup has {name!r}")
+            known = [*vars(type(self)), *gradcheckup.__all__]
+            hint = suggestion(name, known, "docs/pytest.md lists what they have")
+            raise AttributeError(f"no gradcheckup.{name}, in the fixture or the module; {hint}")
         return getattr(gradcheckup, name)
 
     def diagnose(

@@ -11,6 +11,7 @@ import pytest
 
 from gradcheckup import ReportError
 from pytest_gradcheckup import properties
+from pytest_gradcheckup.files import write_whole
 from pytest_gradcheckup.majority import Verdict
 from pytest_gradcheckup.shelf import file_name
 from pytest_gradcheckup.tracebacks import HIDDEN
@@ -48,8 +49,11 @@ class Journal:
         }
         if self._folder is not None:
             stem = f"{file_name(self._test.replace('/', '.').replace('::', '.'))}-{self._checks}"
-            report.to_json(_made(self._folder) / f"{stem}.json")
-            _write(self._folder / f"{stem}.txt", f"{report}\n")
+            try:
+                write_whole(self._folder / f"{stem}.txt", f"{report}\n")
+            except OSError as error:
+                raise ReportError(f"--gradcheckup-report: {error}") from None
+            report.to_json(self._folder / f"{stem}.json")
             entry["files"] = stem
         self._record(properties.CHECK, json.dumps(entry))
 
@@ -62,18 +66,3 @@ def journal_of(node: pytest.Item) -> Journal:
         node.user_properties.append((name, value))
 
     return Journal(node.nodeid, Path(folder) if folder else None, record)
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReportError(f"--gradcheckup-report: cannot make {folder}: {error}") from None
-    return folder
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ReportError(f"--gradcheckup-report: cannot write {path}: {error}") from None

@@ -5,8 +5,10 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from operator import methodcaller
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -97,12 +99,22 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = config.getoption("gradcheckup_report")
     if folder:
         # Absolute before a test or a worker changes the folder; options are handed to workers.
-        config.option.gradcheckup_report = str(config.invocation_params.dir / folder)
+        config.option.gradcheckup_report = _made(config.invocation_params.dir / folder)
     read = (config.getoption, config.getini)
     if any(source(f"gradcheckup_{name}") is not None for name in _SETTINGS for source in read):
         from pytest_gradcheckup.settings import of_run
 
         of_run(config)
+
+
+def _made(folder: Path) -> str:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise pytest.UsageError(f"--gradcheckup-report: cannot make the folder: {error}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise pytest.UsageError(f"--gradcheckup-report: no permission to write to {folder}")
+    return str(folder)
 
 
 @pytest.fixture(name="gradcheckup")

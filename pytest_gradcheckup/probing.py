@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from itertools import islice, tee
 from typing import Any
 
 import pytest
@@ -58,9 +58,10 @@ class Probing:
         """The report of one probe; with the first seed where none is given."""
         settings = self.settings
         seed = settings.seed if seed is None else seed
+        model = self._built(seed)
         try:
             return gradcheckup.diagnose(
-                self._built(seed),
+                model,
                 self._data,
                 self._criterion,
                 steps=settings.steps,
@@ -81,17 +82,28 @@ class Probing:
         if isinstance(model, (torch.nn.Module, type)) or not callable(model):
             return model
         with gradcheckup.random_state(seed):
-            return model()
+            try:
+                return model()
+            except Exception as error:
+                # Its traceback begins in the user's function, not in this one.
+                error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+                raise gradcheckup.ModelError(
+                    f"the function that builds the model failed: {type(error).__name__}: {error}"
+                ) from error
 
 
 class _Kept:
-    """The first batches of an iterator, to be read as often as there are seeds."""
+    """The first batches of an iterator, to be read as often as there are seeds.
+
+    What the iterator raises is raised while batches are read, where it is said to be the data's.
+    """
 
     def __init__(self, batches: Iterator[Any], most: int) -> None:
-        self._batches = list(islice(batches, most))
+        self._batches: Iterator[Any] = islice(batches, most)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._batches)
+        self._batches, reading = tee(self._batches)
+        return reading
 
 
 def _check_alone(data: Any, criterion: Any, options: Mapping[str, Any]) -> None:

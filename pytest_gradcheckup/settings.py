@@ -5,7 +5,6 @@ What a test passes in a call wins over all of them.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 import gradcheckup
+from pytest_gradcheckup.suggestions import suggestion
 from pytest_gradcheckup.tracebacks import HIDDEN
 
 __tracebackhide__ = HIDDEN
@@ -58,7 +58,7 @@ class CheckSettings:
         Raises:
             pytest.UsageError: A setting is unknown or has a value that makes no sense.
         """
-        return _over(self, _read({k: v for k, v in given.items() if v is not None}, where))
+        return _over(self, _read({k: v for k, v in given.items() if v is not None}, where), where)
 
 
 def of_run(config: pytest.Config) -> CheckSettings:
@@ -68,7 +68,7 @@ def of_run(config: pytest.Config) -> CheckSettings:
         pytest.UsageError: One of them makes no sense.
     """
     if _KEY not in config.stash:
-        settings = _over(CheckSettings(), _of_project(config))
+        settings = _over(CheckSettings(), _of_project(config), "[tool.gradcheckup]")
         for name in NAMES:
             option = f"--gradcheckup-{name.replace('_', '-')}"
             for where, value in (
@@ -76,7 +76,7 @@ def of_run(config: pytest.Config) -> CheckSettings:
                 (option, config.getoption(f"gradcheckup_{name}")),
             ):
                 if value is not None:
-                    settings = _over(settings, {name: _READERS[name](value, where)})
+                    settings = _over(settings, {name: _READERS[name](value, where)}, where)
         config.stash[_KEY] = settings
     return config.stash[_KEY]
 
@@ -109,12 +109,6 @@ def matching(word: str, where: str) -> frozenset[str]:
         raise pytest.UsageError(f"{where}: {error}") from None
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """``did you mean steps?``, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {close[0]}?" if close else ""
-
-
 def _of_project(config: pytest.Config) -> Layer:
     try:
         project = gradcheckup.load_settings(config.rootpath)
@@ -127,10 +121,14 @@ def _of_project(config: pytest.Config) -> Layer:
     return _read({k: v for k, v in values.items() if v not in (None, (), {})}, str(project.path))
 
 
-def _over(settings: CheckSettings, layer: Layer) -> CheckSettings:
+def _over(settings: CheckSettings, layer: Layer, where: str) -> CheckSettings:
     layer = dict(layer)
     if "thresholds" in layer:
         layer["thresholds"] = {**settings.thresholds, **layer["thresholds"]}
+        try:
+            gradcheckup.Thresholds(**layer["thresholds"])
+        except gradcheckup.UsageError as error:
+            raise pytest.UsageError(f"{where}: {error}") from None
     return replace(settings, **layer)
 
 
@@ -138,7 +136,7 @@ def _read(given: Mapping[str, Any], where: str) -> Layer:
     values = {}
     for name, value in given.items():
         if name not in _READERS:
-            hint = suggestion(name, NAMES) or f"there are {', '.join(NAMES)}"
+            hint = suggestion(name, NAMES, f"there are {', '.join(NAMES)}")
             raise pytest.UsageError(f"{where}: unknown setting {name!r}; {hint}")
         values[name] = _READERS[name](value, f"{where}, {name}")
     return values
@@ -180,7 +178,7 @@ def _thresholds(value: Any, where: str) -> Mapping[str, float]:
     for name, limit in value.items():
         plain = str(name).strip().replace("-", "_")
         if plain not in known:
-            hint = suggestion(plain, known) or "docs/rules.md lists them"
+            hint = suggestion(plain, known, "docs/rules.md lists them")
             raise pytest.UsageError(f"{where}: unknown threshold {name!r}; {hint}")
         if isinstance(limit, bool) or not isinstance(limit, (int, float)):
             raise pytest.UsageError(f"{where}: expected a number for {plain}, got {limit!r}")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 from collections.abc import Callable
-from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 from gradcheckup import ReportError, UsageError
 from pytest_gradcheckup import properties
 from pytest_gradcheckup.baseline import Baseline, dumped, loaded
+from pytest_gradcheckup.files import write_whole
 from pytest_gradcheckup.tracebacks import HIDDEN
 
 __tracebackhide__ = HIDDEN
@@ -87,16 +86,10 @@ class Shelf:
         Raises:
             ReportError: It cannot be written.
         """
-        scratch = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(6)}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(dumped(baseline), encoding="utf-8", newline="\n")
-            scratch.replace(path)
+            write_whole(path, dumped(baseline))
         except OSError as error:
             raise ReportError(f"cannot write the baseline {_shown(path)}: {error}") from None
-        finally:
-            with suppress(OSError):
-                scratch.unlink()
 
     def note(self, text: str) -> None:
         """Say something of the test in the summary of the run, whether it passes or fails."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_gradcheckup import properties
+from pytest_gradcheckup.files import write_whole
 
 Entry = tuple[pytest.TestReport, dict[str, Any]]
 """A check, with the test that made it."""
@@ -38,7 +39,7 @@ def summarise(terminal: pytest.TerminalReporter, reports: Sequence[pytest.TestRe
     if option.gradcheckup_report and entries:
         index = Path(option.gradcheckup_report) / "index.md"
         try:
-            index.write_text(_index(entries), encoding="utf-8")
+            write_whole(index, _index(entries))
         except OSError as error:
             terminal.write_line(f"cannot write {index}: {error}")
         else:

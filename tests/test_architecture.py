@@ -88,6 +88,8 @@ PLUGIN_MAY_IMPORT: dict[str, set[str]] = {
     "terminal": {"pytest"},
     "majority": {"gradcheckup"},
     "failures": {"gradcheckup"},
+    "files": set(),
+    "suggestions": set(),
     "options": {"gradcheckup"},
     "probing": {"pytest", "gradcheckup", "torch"},
     "fixture": {"pytest", "gradcheckup", "typing_extensions"},

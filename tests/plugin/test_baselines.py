@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from gradcheckup import ReportError
 from pytest_gradcheckup.baseline import Baseline, LayerLine, compared, dumped, loaded
+from pytest_gradcheckup.shelf import Mode, Shelf
 
 Run = Callable[..., pytest.RunResult]
 
+# What is asked is what becomes of files; few steps and seeds will do.
 MATCHES = """
+pytestmark = pytest.mark.gradcheckup(steps=2, seeds=1)
+
 def test_flow(gradcheckup):
     gradcheckup.assert_matches_baseline({model}, batch(), loss)
 """
@@ -152,21 +157,22 @@ def test_unused_baselines_are_listed_where_all_tests_ran(
     run(HEALTHY, "-k", "flow").stdout.no_fnmatch_line("unused baseline*")
 
 
-def test_two_workers_write_one_baseline(run: Run, pytester: pytest.Pytester) -> None:
+def test_workers_write_one_baseline(tmp_path: Path) -> None:
     """All write the same file, many times, while others read it: it is whole at any time."""
-    source = """
-@pytest.mark.parametrize("time", range(12))
-def test_flow(gradcheckup, time):
-    for _ in range(5):
-        report = gradcheckup.diagnose(healthy(), batch(), loss, steps=1)
-        gradcheckup._shelf._used.clear()
-        gradcheckup.assert_matches_baseline(report, name="shared")
-"""
-    result = run(source, "-p", "xdist", "-n", "2", "--gradcheckup-update")
-    result.assert_outcomes(passed=12)
-    result.stdout.fnmatch_lines(["shared.json written: 2 layers"])
-    assert [path.name for path in stored(pytester).parent.iterdir()] == ["shared.json"]
-    loaded(stored(pytester).read_text("utf-8"), "shared")
+    large = net(*(line(f"layer{number}", 1.0) for number in range(2000)))
+    path = tmp_path / "folder" / "shared.json"
+    shelves = [Shelf(tmp_path, "test", Mode.UPDATE, lambda *_: None) for _ in range(4)]
+
+    def write_and_read(shelf: Shelf) -> int:
+        for _ in range(10):
+            shelf.write(path, large)
+            found = shelf.read(path)
+            assert found == large
+        return 10
+
+    with ThreadPoolExecutor(len(shelves)) as pool:
+        assert sum(pool.map(write_and_read, shelves)) == 40
+    assert [each.name for each in path.parent.iterdir()] == ["shared.json"]
 
 
 def line(layer: str, gradient: float | None, *, size: int = 4) -> LayerLine:

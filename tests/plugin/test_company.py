@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
+
+import gradcheckup
 
 Run = Callable[..., pytest.RunResult]
 
 SUITE = """
+import asyncio, unittest
+
+pytestmark = pytest.mark.gradcheckup(steps=4)
+
 def test_healthy(gradcheckup):
     gradcheckup.assert_healthy(healthy(), batch(), loss)
 
@@ -23,14 +31,65 @@ def test_mark(gradcheckup):
 
 def test_misuse(gradcheckup):
     gradcheckup.assert_no("GC000", healthy(), batch(), loss)
+
+@pytest.mark.parametrize("time", range(4))
+def test_one_baseline(gradcheckup, time):
+    report = gradcheckup.diagnose(healthy(), batch(), loss)
+    gradcheckup.assert_matches_baseline(report, name="shared")
+
+async def test_async(gradcheckup):
+    await asyncio.sleep(0)
+    gradcheckup.assert_healthy(healthy(), batch(), loss)
+
+class TestAsync(unittest.IsolatedAsyncioTestCase):
+    @pytest.fixture(autouse=True)
+    def _checker(self, gradcheckup):
+        self.gradcheckup = gradcheckup
+
+    async def test_in_a_class(self):
+        await asyncio.sleep(0)
+        self.gradcheckup.assert_healthy(healthy(), batch(), loss)
+"""
+# What plugins for async tests do.
+AWAITS = """
+import asyncio, inspect
+
+def pytest_pyfunc_call(pyfuncitem):
+    if inspect.iscoroutinefunction(pyfuncitem.obj):
+        names = pyfuncitem._fixtureinfo.argnames
+        asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+        return True
 """
 
 
-def test_in_workers(run: Run) -> None:
-    result = run(SUITE, "-p", "xdist", "-n", "2", "--dist", "worksteal", "--gradcheckup-steps=4")
-    result.assert_outcomes(passed=1, failed=2, errors=1)
+@pytest.mark.parametrize("dist", ["loadfile", pytest.param("worksteal", marks=pytest.mark.slow)])
+def test_in_workers_in_any_order(run: Run, pytester: pytest.Pytester, dist: str) -> None:
+    """In processes of their own with all plugins that are installed; two files of tests."""
+    pytester.makeconftest(AWAITS)
+    second = "from test_flow import *\nfrom test_flow import test_sick as test_sick_too\n"
+    names = ("test_healthy", "test_mark", "test_misuse", "test_one_baseline", "test_async")
+    pytester.makepyfile(test_second=second + "del " + ", ".join((*names, "test_sick", "TestAsync")))
+    keep = ("--gradcheckup-report=out", "--gradcheckup-github", "--junit-xml=junit.xml")
+    result = run(SUITE, "-n", "2", "--dist", dist, "--gradcheckup-update", *keep, apart=True)
+    result.assert_outcomes(passed=7, failed=3, errors=1)
     result.stdout.fnmatch_lines(["*GC101 vanishing-gradient*"])
+    result.stdout.fnmatch_lines(["*= gradcheckup =*", "9 checks, 2 failed"])
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    assert result.outlines.count("shared.json written: 2 layers") == 1
+
+    (baseline,) = pytester.path.glob("__gradcheckup__/**/*.*")
+    assert baseline.name == "shared.json"
+    out = pytester.path / "out"
+    reports = [gradcheckup.load_report(path).healthy for path in out.glob("*.json")]
+    assert sorted(reports) == [False] * 2 + [True] * 7
+    index = (out / "index.md").read_text("utf-8")
+    assert all(f"({path.name})" in index for path in (*out.glob("*.json"), *out.glob("*.txt")))
+    tree = ET.parse(pytester.path / "junit.xml")  # noqa: S314 - written a moment ago
+    kept = [each for each in tree.iter("property") if each.get("name") == "gradcheckup_check"]
+    assert sorted(json.loads(each.get("value", ""))["holds"] for each in kept) == sorted(reports)
+    line = 3 + 1 + SUITE[: SUITE.index("def test_sick")].count("\n")
+    told = [each.partition(",title")[0] for each in result.outlines if each.startswith("::error")]
+    assert told == [f"::error file=test_flow.py,line={line}"] * 2
 
 
 @pytest.mark.slow
@@ -38,11 +97,6 @@ def test_options_are_refused_before_workers_start(run: Run) -> None:
     result = run(SUITE, "-p", "xdist", "-n", "2", "--gradcheckup-steps=0")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--gradcheckup-steps*"])
-
-
-def test_in_a_process_of_its_own_and_in_any_order(run: Run) -> None:
-    result = run(SUITE, apart=True)
-    result.assert_outcomes(passed=1, failed=2, errors=1)
 
 
 def test_costs_nothing_where_it_is_not_used(run: Run, pytester: pytest.Pytester) -> None:

@@ -25,16 +25,10 @@ class TestSick:
 """
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "workers"])
-def test_files_properties_and_annotations(
-    run: Run, pytester: pytest.Pytester, workers: tuple[str, ...]
-) -> None:
+def test_files_properties_and_annotations(run: Run, pytester: pytest.Pytester) -> None:
+    """What workers send home is in test_company."""
     result = run(
-        SUITE,
-        "--gradcheckup-report=out/reports",
-        "--gradcheckup-github",
-        "--junit-xml=junit.xml",
-        *workers,
+        SUITE, "--gradcheckup-report=out/reports", "--gradcheckup-github", "--junit-xml=junit.xml"
     )
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*= gradcheckup =*", "3 checks, 1 failed", "reports: *index.md"])
@@ -75,8 +69,16 @@ def test_no_files_and_no_annotations_unless_asked_for(run: Run, pytester: pytest
 def test_reports_that_cannot_be_written_are_told(run: Run, pytester: pytest.Pytester) -> None:
     (pytester.path / "taken").write_text("a file")
     result = run(SUITE, "--gradcheckup-report=taken")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--gradcheckup-report: cannot make the folder: *taken*"])
+    # Folders stand where files are to be written, as if the disk were full by then.
+    for name in ("test_flow.py.test_healthy-1.txt", "index.md"):
+        (pytester.path / "out" / name).mkdir(parents=True)
+    result = run(SUITE, "--gradcheckup-report=out", "-k", "healthy or sick")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["*--gradcheckup-report: cannot make*taken*"])
+    result.stdout.fnmatch_lines(["*ReportError: --gradcheckup-report: *test_healthy-1.txt*"])
+    result.stdout.fnmatch_lines(["cannot write *index.md: *"])
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
 def test_a_test_in_one_line(run: Run) -> None:

@@ -84,6 +84,10 @@ def test_marks_that_make_no_sense(run: Run, mark: str, told: str) -> None:
         ("--gradcheckup-ignore=GC000", "*--gradcheckup-ignore: *got 'GC000'*"),
         ("--gradcheckup-fail-on=never", "*--gradcheckup-fail-on: expected critical or warning*"),
         ("--gradcheckup-thresholds=dead_warning", "*expected NAME=NUMBER*"),
+        ("--gradcheckup-thresholds=dead_warning=0", "*thresholds: *dead_warning must be above 0*"),
+        ("--gradcheckup-thresholds=dead_warning=nan", "*dead_warning must be above 0, got nan*"),
+        ("--gradcheckup-thresholds=dead_warning=1,dead_critical=0.5", "*must not be above*"),
+        ("--gradcheckup-batches=two", "*--gradcheckup-batches: expected*at least 1, got 'two'*"),
     ],
 )
 def test_options_that_make_no_sense_stop_the_run(run: Run, option: str, told: str) -> None:
