@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from gradcheckup.probe.safekeeping import random_state
     from gradcheckup.reports.overlay import plot_profiles
     from gradcheckup.rules import Rule, choose_rules
+    from gradcheckup.runs.reading import load_run
     from gradcheckup.settings import Settings, load_settings
     from gradcheckup.targets import Target, TargetOptions, load_target
     from gradcheckup.treating import treat
@@ -66,6 +67,7 @@ _LAZY = {
     "assert_healthy": "gradcheckup.checkup",
     "choose_rules": "gradcheckup.rules",
     "diagnose": "gradcheckup.checkup",
+    "load_run": "gradcheckup.runs.reading",
     "load_settings": "gradcheckup.settings",
     "load_target": "gradcheckup.targets",
     "plot_profiles": "gradcheckup.reports.overlay",
@@ -128,6 +130,7 @@ __all__ = [
     "compare",
     "diagnose",
     "load_report",
+    "load_run",
     "load_settings",
     "load_target",
     "plot_profiles",

@@ -359,6 +359,10 @@ class Recording:
     misspelt: tuple[str, ...] = ()
     history: History | None = None
 
+    def at(self, index: int) -> Step:
+        """The measured step of this number."""
+        return next(step for step in self.steps if step.index == index)
+
     @property
     def settled(self) -> tuple[Step, ...]:
         """The second half of the steps: what still holds there has persisted."""

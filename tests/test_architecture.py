@@ -43,7 +43,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": RECORDS | {"serialization", "reports"},
     "comparison": RECORDS | {"report", "reports", "serialization"},
     "prescription": {"report", "serialization", "reports"},
-    "serialization": RECORDS | {"report", "comparison", "prescription"},
+    "encoding": {"thresholds"},
+    "serialization": RECORDS | {"encoding", "report", "comparison", "prescription"},
+    "runs": RECORDS | {"encoding", "report", "rules", "serialization"},
     "rules": RECORDS | {"prescriptions"},
     "prescriptions": RECORDS,
     "reports": RECORDS | {"comparison", "report", "prescription", "rules", "rich", "matplotlib"},
@@ -58,17 +60,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trials": {"records", "report", "prescription", "probe", "treatments", "torch"},
     "prescribing": {"errors", "thresholds", "report", "prescription", "tracebacks"}
     | {"checkup", "probe", "treating", "treatments", "trials", "torch"},
-    "watching": READING | MEASURING | {"checkup", "tracebacks", "torch", "typing_extensions"},
+    "watching": READING
+    | {"runs"}
+    | MEASURING
+    | {"checkup", "tracebacks", "torch", "typing_extensions"},
     "treating": {"errors", "probe", "targets", "treatments", "torch"},
     "targets": RECORDS | MEASURING | {"suggestions", "tracebacks", "torch", "numpy"},
     "cli": READING
     | {"checkup", "prescribing", "prescription", "reports", "settings", "targets", "tracebacks"}
-    | {"treatments"}
+    | {"runs", "treatments"}
     | {"torch", "click", "rich", ""},
     "__main__": {"cli"},
     # The public names; what needs torch is imported when it is first used.
     "__init__": RECORDS
-    | {"comparison", "report", "reports", "rules", "serialization", "settings", "prescription"}
+    | {"comparison", "report", "reports", "rules", "runs", "serialization", "settings"}
+    | {"prescription"}
     | {"checkup", "prescribing", "probe", "targets", "treating", "treatments", "watching"},
 }
 # The plugin sees the public names of gradcheckup alone, and itself.

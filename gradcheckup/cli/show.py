@@ -12,6 +12,7 @@ from gradcheckup.cli.console import check_figure, color_option, print_out, stdou
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.errors import ReportError
 from gradcheckup.report import Report
+from gradcheckup.runs.reading import is_run, load_run
 from gradcheckup.serialization import load_report
 from gradcheckup.suggestions import nearest
 from gradcheckup.tracebacks import relative
@@ -23,6 +24,7 @@ examples
   gradcheckup diagnose model.py --format json --output report.json
   gradcheckup show report.json --verbose
   gradcheckup show report.json --plot layers.png
+  gradcheckup show run.jsonl
 """
 
 
@@ -44,9 +46,9 @@ def plot_option(function: Function) -> Function:
 @color_option
 @traceback_option
 def show(report: Path, form: str, plot: Path | None, verbose: bool, no_color: bool) -> int:
-    """Show a report that --format json wrote.
+    """Show a report that --format json wrote, or the log of a watched run.
 
-    The exit code is 0 whatever the verdict was.
+    A log (.jsonl) can be shown while the run goes on. The exit code is 0 whatever the verdict was.
     """
     loaded = read_report(report)
     if plot:
@@ -62,17 +64,17 @@ def show(report: Path, form: str, plot: Path | None, verbose: bool, no_color: bo
 
 
 def read_report(path: Path) -> Report:
-    """The report in this file.
+    """The report in this file, or that of the run whose log it is.
 
     Raises:
         ReportError: There is none.
     """
     if not path.exists():
         folder = path.parent
-        found = nearest(path.name, [each.name for each in folder.glob("*.json")])
+        found = nearest(path.name, [each.name for each in folder.glob("*.json*")])
         hint = f"; did you mean {folder / found}?" if found else ""
         raise ReportError(f"no such file: {path}{hint}")
-    return load_report(path)
+    return load_run(path) if is_run(path) else load_report(path)
 
 
 def save_figure(report: Report, path: Path) -> None:

@@ -50,7 +50,7 @@ class Evidence:
     @property
     def when(self) -> str:
         """``, at all 8 steps``, with the comma before it; empty where it is not known."""
-        held = at_steps(self.finding.steps, len(self.report.steps))
+        held = at_steps(self.finding.steps, [step.index for step in self.report.steps])
         return f", {held}" if held else ""
 
     @property

@@ -50,16 +50,22 @@ def count(amount: int, singular: str, plural: str = "") -> str:
     return f"{amount:,} {singular if amount == 1 else plural or f'{singular}s'}"
 
 
-def at_steps(held: Sequence[int], total: int) -> str:
-    """When a finding held, of `total` steps: ``at all 8 steps``, ``from step 4 on``."""
+def at_steps(held: Sequence[int], made: Sequence[int]) -> str:
+    """When a finding held, of the steps that were made: ``at all 8 steps``, ``from step 4 on``.
+
+    Args:
+        held: Numbers of the steps at which it held.
+        made: Numbers of all steps that were measured; of a watched run, not all that there were.
+    """
     if not held:
         return ""
-    if total == 1:
+    if len(made) == 1:
         return "at the one step"
-    if len(held) == total:
-        return f"at all {total} steps"
+    looks = "steps" if list(made) == list(range(len(made))) else "looks"
+    if len(held) == len(made):
+        return f"at all {len(made)} {looks}"
     if len(held) == 1:
         return f"at step {held[0]}"
-    if list(held) == list(range(held[0], total)):
+    if list(held) == list(made)[-len(held) :]:
         return f"from step {held[0]} on"
-    return f"at {len(held)} of {total} steps"
+    return f"at {len(held)} of {len(made)} {looks}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from gradcheckup.records import Finding, Role, Severity, Step
 from gradcheckup.report import Report
 from gradcheckup.reports.causes import describe_cause
+from gradcheckup.reports.course import course
 from gradcheckup.reports.evidence import first_step, fold_layers
 from gradcheckup.reports.numbers import count, number
 from gradcheckup.reports.profile import depth_profile, time_profile
@@ -54,6 +55,8 @@ def render(
         page.picture(depth_profile(step, page.width - 2))
         for name in _through_time(report):
             page.picture(time_profile(step, name, page.width - 2))
+    if report.recording.history:
+        page.picture(course(report.recording.history, page.width - 2))
     if verbose:
         page.table(layer_table(step.layers, page.width, page.clean))
     hints = list(_next_steps(report, verbose=verbose)) if next_steps else []

@@ -25,7 +25,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     steps = query.persistent(recording, lambda step: bool(carried(step)))
     if not steps:
         return
-    parameters = carried(recording.steps[steps[-1]])
+    parameters = carried(recording.at(steps[-1]))
     worst = max(parameters, key=_share)
     yield Finding(
         code=RULE.code,

@@ -31,7 +31,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         steps = below(low)
     if not steps or query.recovers([step.end_to_end_signal for step in recording.steps]):
         return
-    step = recording.steps[steps[0]]
+    step = recording.at(steps[0])
     reference = step.signal_reference
     faint = [
         layer

@@ -24,7 +24,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
 
     steps = query.persistent(recording, explodes)
     if steps:
-        yield _across_layers(recording, recording.steps[steps[0]], steps, limit)
+        yield _across_layers(recording, recording.at(steps[0]), steps, limit)
     else:
         yield from _across_steps(recording, thresholds)
 

@@ -95,7 +95,7 @@ def _vanishing(
     bearing: str,
 ) -> Finding:
     name, steps = next(iter(found.items()))
-    step = recording.steps[steps[0]]
+    step = recording.at(steps[0])
     course = min(query.time_courses(step, name), key=lambda each: each.blind(limit))
     evidence: list[tuple[str, float | int | str]] = [
         ("time_steps", course.length),
@@ -120,7 +120,7 @@ def _vanishing(
 
 def _exploding(recording: Recording, found: Mapping[str, Steps], limit: float) -> Finding:
     name, steps = next(iter(found.items()))
-    step = recording.steps[steps[0]]
+    step = recording.at(steps[0])
     course = min(query.time_courses(step, name), key=lambda each: each.growth)
     decides = any(_decides(recording, each) for each in found)
     return Finding(

@@ -23,7 +23,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         steps = query.persistent(recording, lambda step: _vanishes(step, low, thresholds))
     if not steps or _climbs(recording):
         return
-    step = recording.steps[steps[0]]
+    step = recording.at(steps[0])
     weights = query.hidden(step, Role.WEIGHT)
     starved = [
         layer

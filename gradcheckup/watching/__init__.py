@@ -1,7 +1,8 @@
 """Watching: a training loop that is not ours, measured as it runs.
 
-`clock` tells when an optimizer step begins and ends, `look` reads one sampled step, `trace` keeps
-what was read in bounded memory, `monitor` puts them together and is what users hold.
+`clock` tells when an optimizer step begins and ends, `look` which passes of it count, `sampler`
+makes numbers of them, `ledger` of the parameters; `monitor` puts them together and is what users
+hold. What was read is kept by `gradcheckup.runs`.
 """
 
 from __future__ import annotations

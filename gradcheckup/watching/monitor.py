@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -23,16 +25,17 @@ from gradcheckup.probe.run import never_called
 from gradcheckup.probe.subject import check_bound, check_trainable, described, named_modules, unwrap
 from gradcheckup.records import Finding, Recording, Severity, Step
 from gradcheckup.report import Report
+from gradcheckup.runs.log import RunLog
+from gradcheckup.runs.reading import steps_so_far
+from gradcheckup.runs.run import Run
 from gradcheckup.thresholds import Thresholds
 from gradcheckup.tracebacks import one_line
 from gradcheckup.watching.clock import Clock
 from gradcheckup.watching.sampler import Sampler
-from gradcheckup.watching.trace import Trace, is_bad
 
 _T = TypeVar("_T")
 
 _FULL_EVERY = 32
-_ENOUGH = 4
 
 _OPEN: weakref.WeakKeyDictionary[nn.Module, Monitor] = weakref.WeakKeyDictionary()
 """The monitor of each watched model."""
@@ -49,6 +52,7 @@ def watch(
     grad_scaler: Any = None,
     on_finding: Callable[[Finding], object] | None = None,
     stop_on: Severity | str | None = None,
+    log: str | Path | None = None,
     subject: str = "",
 ) -> Monitor:
     """Watches a model while an existing loop trains it; the loop stays as it is.
@@ -72,6 +76,8 @@ def watch(
         on_finding: Called with each finding when it first stands.
         stop_on: Severity from which a finding ends the training, by an `UnhealthyError` raised
             from `optimizer.step()`, after the update.
+        log: A file that gets a line for each sampled step, at once, and can be shown at any time
+            with `gradcheckup show`. A run that goes on appends to its log.
         subject: What to call the model in the report.
 
     Returns:
@@ -81,6 +87,7 @@ def watch(
     Raises:
         UsageError: An argument makes no sense, or the optimizer has none of the model's parameters.
         ModelError: The model has nothing to train.
+        ReportError: The log cannot be written, or is the file of something else.
     """
     given: Any = model
     if not isinstance(given, nn.Module):
@@ -89,6 +96,7 @@ def watch(
         raise UsageError(f"expected every to be a whole number of at least 1, got {every!r}")
     if on_finding is not None and not callable(on_finding):
         raise UsageError(f"expected on_finding to be a function, got {type(on_finding).__name__}")
+    bound = _severity(stop_on)
     root = unwrap(model)
     check_trainable(root)
     optimizers = _optimizers(optimizer)
@@ -97,16 +105,20 @@ def watch(
     before = _OPEN.get(root)
     if before is not None:
         before.close()
-    monitor = Monitor(
-        root,
-        optimizers,
+    run = Run(
         every=every,
         thresholds=limits_of(thresholds),
         chosen=rules.choose_rules(select, ignore),
+        subject=subject,
+    )
+    monitor = Monitor(
+        root,
+        optimizers,
+        run,
+        log=_started(log, run),
         grad_scaler=grad_scaler,
         on_finding=on_finding,
-        stop_on=_severity(stop_on),
-        subject=subject,
+        stop_on=bound,
     )
     _OPEN[root] = monitor
     return monitor
@@ -116,44 +128,33 @@ class Monitor:
     """Watches one model; made by `watch`.
 
     Attributes:
-        steps: Optimizer steps seen so far.
         closed: Whether it has stopped watching.
-        failure: Why it stopped by itself; None if it did not.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizers: Sequence[Optimizer],
+        run: Run,
         *,
-        every: int,
-        thresholds: Thresholds,
-        chosen: Sequence[rules.Rule],
+        log: RunLog | None,
         grad_scaler: Any,
         on_finding: Callable[[Finding], object] | None,
         stop_on: Severity | None,
-        subject: str,
     ) -> None:
-        self.steps = 0
         self.closed = False
-        self.failure: str | None = None
-        self._model, self._optimizers = model, optimizers
-        self._every, self._thresholds, self._rules = every, thresholds, chosen
+        self._model, self._optimizers, self._run, self._log = model, optimizers, run, log
         self._scaler, self._on_finding, self._stop_on = grad_scaler, on_finding, stop_on
-        self._subject = subject
         self._names = named_modules(model)
         self._sampler = Sampler(
             model,
             self._names,
             optimizers,
-            slope=thresholds.saturation_slope,
+            slope=run.thresholds.saturation_slope,
             scale=self._scale,
             failed=self._fails,
         )
-        self._trace = Trace()
         self._sampled = 0
-        self._alarm = False
-        self._told: set[tuple[str, tuple[str, ...]]] = set()
         self._clock = Clock(
             optimizers,
             model.parameters(),
@@ -165,24 +166,27 @@ class Monitor:
 
     # -- what users call --------------------------------------------------------------------
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps so far."""
+        return self._run.steps
+
+    @property
+    def failure(self) -> str | None:
+        """Why it stopped watching by itself; None if it did not."""
+        return self._run.failure
+
     def report(self) -> Report:
         """The verdict on the last full looks, and the course of the run so far.
 
         Raises:
             UsageError: No optimizer step has been sampled yet.
         """
-        if not self._trace.steps:
+        if not self._run.trace.steps:
             raise UsageError(
                 f"expected a sampled training step to report on, but there is none: {self._why()}"
             )
-        recording = self._recording()
-        return Report(
-            recording=recording,
-            findings=rules.judge(recording, self._thresholds, self._rules),
-            thresholds=self._thresholds,
-            assumptions=(f"the monitor stopped by itself: {self.failure}",) if self.failure else (),
-            subject=self._subject,
-        )
+        return self._run.report()
 
     def _why(self) -> str:
         """Why nothing was sampled."""
@@ -216,6 +220,7 @@ class Monitor:
             self.closed = True
             self._clock.stop()
             self._sampler.close()
+            self._note(lambda log: log.end(self._run))
 
     def __enter__(self) -> Self:
         return self
@@ -232,8 +237,9 @@ class Monitor:
 
     def _open(self) -> None:
         """Has the step that comes looked at, if it is one of those to sample."""
-        if not self.closed and not self._sampler.waiting and self.steps % self._every == 0:
-            self._sampler.open(full=self._alarm or _is_full(self._sampled))
+        due = self.steps % self._run.every == 0
+        if due and not self.closed and not self._sampler.waiting:
+            self._sampler.open(full=self._run.strays or _is_full(self._sampled))
 
     def _elsewhere(self) -> None:
         """Another model was trained: what went through this one was for its sake."""
@@ -258,7 +264,7 @@ class Monitor:
 
     def _advance(self) -> tuple[Finding, ...]:
         index = self.steps
-        self.steps += 1
+        self._run.steps += 1
         fresh: tuple[Finding, ...] = ()
         if self._sampler.seen:
             fresh = self._keep(self._sampler.take(index))
@@ -268,35 +274,35 @@ class Monitor:
     def _keep(self, taken: Step | Sample | None) -> tuple[Finding, ...]:
         """Remembers what was read; returns findings that were not there before."""
         if taken is None:
-            self._trace.skipped += 1
+            self._run.trace.skipped += 1
             return ()
         self._sampled += 1
-        sample = self._sampler.summary(taken) if isinstance(taken, Step) else taken
-        self._trace.add(self._sampler.layers, sample)
-        bad = is_bad(sample)
-        self._alarm = bad and taken is sample  # where it arose, a full look tells
-        if isinstance(taken, Step):
-            self._trace.steps.append(taken)
-        if taken is sample or not (bad or len(self._trace.steps) >= _ENOUGH):
+        if isinstance(taken, Sample):
+            self._run.trace.add(taken)
+            self._note(lambda log: log.sample(taken))
             return ()
-        found = rules.judge(self._recording(), self._thresholds, self._rules)
-        fresh = tuple(each for each in found if (each.code, each.layers) not in self._told)
-        self._told.update((each.code, each.layers) for each in fresh)
+        facts, layers = self._facts(), self._sampler.layers
+        self._run.look(taken, facts, layers)
+        sample = self._sampler.summary(taken)
+        self._run.trace.add(sample)
+        fresh = self._run.fresh()
+        self._note(lambda log: log.look(taken, facts, layers))
+        self._note(lambda log: log.sample(sample))
+        for finding in fresh:
+            self._note(partial(_write_finding, finding))
         return fresh
 
-    def _recording(self) -> Recording:
+    def _facts(self) -> Recording:
+        """What is known of the model beside its steps."""
         capture = self._sampler.capture
-        steps = tuple(self._trace.steps)
         return Recording(
             model=type(self._model).__name__,
-            optimizer=" and ".join(map(described, self._optimizers)) or "none",
+            optimizer=" and ".join(map(described, self._optimizers)),
             objective="loop",
-            steps=steps,
-            batches=len(steps),
-            never_called=never_called(self._names, capture.called, steps),
+            steps=(),
+            never_called=never_called(self._names, capture.called, self._run.trace.steps),
             unregistered=unregistered(self._model, capture.foreign),
             misspelt=misspelt_flags(self._model),
-            history=self._trace.history(every=self._every, steps=self.steps),
         )
 
     def _scale(self) -> Tensor | None:
@@ -320,7 +326,7 @@ class Monitor:
     def _fails(self, error: Exception) -> None:
         """Stops watching, and says so once."""
         if self.failure is None:
-            self.failure = f"{type(error).__name__}: {one_line(error)}"
+            self._run.failure = f"{type(error).__name__}: {one_line(error)}"
             warnings.warn(
                 f"gradcheckup stopped watching {type(self._model).__name__} at step {self.steps}, "
                 f"your training goes on: {self.failure}",
@@ -328,6 +334,37 @@ class Monitor:
                 stacklevel=2,
             )
             self.close()
+
+    def _note(self, write: Callable[[RunLog], None]) -> None:
+        """Writes to the log; a full disk ends the log, and nothing else."""
+        if self._log is None:
+            return
+        try:
+            write(self._log)
+        except (OSError, ValueError) as error:
+            path, log, self._log = self._log.path, self._log, None
+            with suppress(OSError):  # what is buffered still finds no room
+                log.close()
+            warnings.warn(
+                f"gradcheckup writes no more to {path}, your training goes on and is watched: "
+                f"{one_line(error)}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _write_finding(finding: Finding, log: RunLog) -> None:
+    log.finding(finding)
+
+
+def _started(path: str | Path | None, run: Run) -> RunLog | None:
+    """The log of a run, with its header; the run goes on counting where the log ends."""
+    if path is None:
+        return None
+    run.steps = steps_so_far(path)
+    log = RunLog(path)
+    log.begin(run)
+    return log
 
 
 def _is_full(sampled: int) -> bool:

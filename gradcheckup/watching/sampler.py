@@ -14,6 +14,7 @@ from gradcheckup.capture.readings import Tray
 from gradcheckup.history import Sample
 from gradcheckup.probe.profile import assemble
 from gradcheckup.records import Role, Step
+from gradcheckup.runs.trace import WINDOW
 from gradcheckup.watching.ledger import Ledger
 from gradcheckup.watching.look import Look
 
@@ -54,6 +55,7 @@ class Sampler:
         self._scale, self._failed = scale, failed
         self._look: Look | None = None
         self._full = True
+        self._looks = 0
         self._last: Step | None = None
         self._attached = ExitStack()
 
@@ -70,6 +72,10 @@ class Sampler:
     def open(self, *, full: bool) -> None:
         """Sets the hooks for the step that comes; the first look is always a full one."""
         self._full = full or self._last is None
+        if self._full:
+            if self._looks % WINDOW == 0:
+                self.capture.forget_units()
+            self._looks += 1
         self._look = Look(self._model, self.capture if self._full else self._glance, self._scale)
         self._attached.callback(self._look.close)
         self._attached.enter_context(eager())

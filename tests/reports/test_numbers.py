@@ -56,19 +56,22 @@ def test_percent(share: float | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("held", "total", "text"),
+    ("held", "made", "text"),
     [
-        ((), 8, ""),
-        ((0,), 1, "at the one step"),
-        (tuple(range(8)), 8, "at all 8 steps"),
-        ((3,), 8, "at step 3"),
-        ((4, 5, 6, 7), 8, "from step 4 on"),
-        ((0, 2, 7), 8, "at 3 of 8 steps"),
-        ((0, 1), 8, "at 2 of 8 steps"),
+        ((), range(8), ""),
+        ((0,), range(1), "at the one step"),
+        (tuple(range(8)), range(8), "at all 8 steps"),
+        ((3,), range(8), "at step 3"),
+        ((4, 5, 6, 7), range(8), "from step 4 on"),
+        ((0, 2, 7), range(8), "at 3 of 8 steps"),
+        ((0, 1), range(8), "at 2 of 8 steps"),
+        ((0, 10, 30), (0, 10, 30), "at all 3 looks"),
+        ((30, 70), (0, 10, 30, 70), "from step 30 on"),
+        ((10, 70), (0, 10, 30, 70), "at 2 of 4 looks"),
     ],
 )
-def test_at_steps(held: tuple[int, ...], total: int, text: str) -> None:
-    assert at_steps(held, total) == text
+def test_at_steps(held: tuple[int, ...], made: tuple[int, ...], text: str) -> None:
+    assert at_steps(held, made) == text
 
 
 def test_count_and_factor() -> None:

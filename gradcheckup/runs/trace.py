@@ -1,0 +1,104 @@
+"""What a monitor keeps of a run: a window of full looks, and a thinned-out course of samples."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from statistics import median
+
+from gradcheckup.history import History, Sample
+from gradcheckup.records import Step
+
+WINDOW = 8
+"""How many full looks are judged together; `diagnose` makes as many."""
+
+_MOST = 512
+_LATEST = 10
+
+
+class Trace:
+    """Bounded memory of a training run.
+
+    Attributes:
+        steps: The last full looks, oldest first; as many as `diagnose` makes.
+        skipped: Sampled steps whose update the gradient scaler left out.
+        first_bad: Index of the first sampled step with a NaN or Inf.
+    """
+
+    def __init__(self) -> None:
+        self.steps: deque[Step] = deque(maxlen=WINDOW)
+        self.skipped = 0
+        self.first_bad: int | None = None
+        self._layers: tuple[str, ...] = ()
+        self._samples: list[Sample] = []
+
+    def look(self, step: Step, layers: tuple[str, ...]) -> None:
+        """Keeps a full look.
+
+        Args:
+            step: What was measured.
+            layers: Names of the weight layers that samples have norms of from now on. Where they
+                are others than before, the course begins anew: the model was changed.
+        """
+        self.steps.append(step)
+        if layers != self._layers:
+            self._layers = layers
+            self._samples.clear()
+
+    def add(self, sample: Sample) -> None:
+        """Keeps a sample; of the older half every second one goes when there are too many."""
+        if self.first_bad is None and is_bad(sample):
+            self.first_bad = sample.index
+        self._samples.append(sample)
+        if len(self._samples) > _MOST:
+            older, newer = self._samples[: _MOST // 2], self._samples[_MOST // 2 :]
+            self._samples = [*older[::2], *newer]
+
+    def strays(self, low: float, high: float, *, looks: int) -> bool:
+        """Whether a full look is due before its time.
+
+        So it is where the last sample was not finite and no full look has seen that, and where the
+        end-to-end ratio of the latest samples has left its range and not all of the latest looks
+        were made since.
+
+        Args:
+            low: Where the range of the ratio begins.
+            high: Where it ends.
+            looks: How many looks it takes to judge.
+        """
+        if not self._samples or not self.steps:
+            return False
+        last = self._samples[-1]
+        if is_bad(last) and last.index != self.steps[-1].index:
+            return True
+        ratios = [each.end_to_end_ratio for each in self._samples[-_LATEST:]]
+        known = [ratio for ratio in ratios if ratio is not None]
+        if len(known) < _LATEST or low <= median(known) <= high:
+            return False
+        before = [step.end_to_end_ratio for step in list(self.steps)[-looks:]]
+        return any(ratio is not None and low <= ratio <= high for ratio in before)
+
+    def forget_from(self, index: int) -> None:
+        """Forgets this step and what came later: a run went on from here."""
+        kept = [step for step in self.steps if step.index < index]
+        self.steps = deque(kept, maxlen=WINDOW)
+        self._samples = [sample for sample in self._samples if sample.index < index]
+        if self.first_bad is not None and self.first_bad >= index:
+            self.first_bad = None
+
+    def history(self, *, every: int, steps: int) -> History:
+        """The course so far, as a record."""
+        return History(
+            every=every,
+            steps=steps,
+            skipped=self.skipped,
+            layers=self._layers,
+            samples=tuple(self._samples),
+            first_bad=self.first_bad,
+        )
+
+
+def is_bad(sample: Sample) -> bool:
+    """Whether the loss or a norm is NaN or Inf."""
+    values = (sample.loss, *sample.norms)
+    return any(value is not None and not math.isfinite(value) for value in values)

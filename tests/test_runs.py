@@ -1,0 +1,256 @@
+"""The log of a watched run: what is in it, what a crash leaves, how it goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import gradcheckup
+from gradcheckup import GradcheckupError, ReportError, Sample
+from gradcheckup.__main__ import main
+from gradcheckup.runs.trace import Trace
+
+
+def net(depth: int = 4) -> nn.Sequential:
+    torch.manual_seed(0)
+    hidden = [each for _ in range(depth) for each in (nn.Linear(12, 12), nn.Sigmoid())]
+    return nn.Sequential(*hidden, nn.Linear(12, 3))
+
+
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, *, broken_at: int | None = None
+) -> None:
+    inputs = torch.randn(32, 12, generator=torch.Generator().manual_seed(1))
+    targets = inputs[:, :3].argmax(1)
+    for index in range(steps):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        (loss * (math.nan if index == broken_at else 1.0)).backward()
+        optimizer.step()
+
+
+def run_to(path: Path, steps: int = 20, *, every: int = 2) -> gradcheckup.Report:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradcheckup.watch(model, optimizer, every=every, log=path) as monitor:
+        train(model, optimizer, steps)
+    return monitor.report()
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_a_log_gives_the_report_of_its_monitor(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    report = run_to(path)
+    assert gradcheckup.load_run(path).to_json() == report.to_json()
+    history = report.recording.history
+    assert history is not None
+    assert [each.index for each in history.samples] == list(range(0, 20, 2))
+    assert history.steps == 20
+    assert [next(iter(line)) for line in lines(path)][:3] == ["schema", "look", "sample"]
+
+
+def test_every_line_is_there_when_its_step_is_over(tmp_path: Path) -> None:
+    path, model = tmp_path / "run.jsonl", net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradcheckup.watch(model, optimizer, every=1, log=path):
+        for done in range(1, 4):
+            train(model, optimizer, 1)
+            samples = [line for line in lines(path) if "sample" in line]
+            assert len(samples) == done
+    assert "end" in lines(path)[-1]
+
+
+@pytest.mark.parametrize("cut", [1, 40])
+def test_a_torn_last_line_is_left_out_and_appended_behind(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "run.jsonl"
+    run_to(path)
+    whole = path.read_bytes().splitlines(keepends=True)
+    samples = [number for number, line in enumerate(whole) if b'"sample"' in line]
+    path.write_bytes(b"".join(whole[: samples[-1]]) + whole[samples[-1]][:-cut])
+    history = gradcheckup.load_run(path).recording.history
+    assert history is not None
+    assert [each.index for each in history.samples][-1] == (18 if cut == 1 else 16)
+    run_to(path, steps=4)
+    again = gradcheckup.load_run(path).recording.history
+    assert again is not None
+    # It goes on with the step behind the last one that was logged.
+    start = 19 if cut == 1 else 17
+    assert [each.index for each in again.samples if each.index >= start] == [
+        index for index in range(start, start + 4) if index % 2 == 0
+    ]
+
+
+def test_a_run_that_goes_on_counts_on(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    run_to(path, steps=6)
+    report = run_to(path, steps=6)
+    assert report.recording.history is not None
+    assert report.recording.history.steps == 12
+    loaded = gradcheckup.load_run(path).recording
+    assert loaded.history is not None
+    assert [each.index for each in loaded.history.samples] == [0, 2, 4, 6, 8, 10]
+    assert [step.index for step in loaded.steps] == [0, 2, 6, 8]
+
+
+def test_what_is_ignored_stays_ignored_when_a_log_is_shown(tmp_path: Path) -> None:
+    model, found = net(depth=9), {}
+    for name, ignore in (("all", None), ("few", ["GC1", "GC2", "GC3"])):
+        path = tmp_path / f"{name}.jsonl"
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        with gradcheckup.watch(model, optimizer, every=1, log=path, ignore=ignore):
+            train(model, optimizer, 10)
+        found[name] = gradcheckup.load_run(path)
+    assert found["all"].findings[0].code == "GC101"
+    assert found["few"].healthy
+
+
+def test_show_reads_a_log_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.jsonl"
+    report = run_to(path)
+    with pytest.raises(SystemExit, match="0"):
+        main(["show", str(path)])
+    assert capsys.readouterr().out.splitlines()[0] == str(report).splitlines()[0]
+    code = (
+        "import sys, gradcheckup\n"
+        "sys.modules['torch'] = None\n"
+        f"print(gradcheckup.load_run({str(path)!r}).healthy)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
+    assert done.stdout.strip() == str(report.healthy)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no sampled training step yet"),
+        (b"epoch,loss\n", "is not the log of a run"),
+        (b'{"schema": "gradcheckup/report"}\n', "is not the log of a run"),
+        (b'{"schema": "gradcheckup/run", "schema_version": 9}\n', "schema version 9"),
+        (b'{"schema": "gradcheckup/run", "schema_version": 1}\n', "damaged in line 1: start"),
+    ],
+)
+def test_what_is_no_log_is_refused_in_a_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ReportError, match=message) as caught:
+        gradcheckup.load_run(path)
+    assert "\n" not in str(caught.value)
+    if content:
+        model = net()
+        with pytest.raises(ReportError, match=message):
+            gradcheckup.watch(model, torch.optim.SGD(model.parameters()), log=path)
+        assert path.read_bytes() == content
+        assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("damage", ["look", "sample", "end"])
+def test_damage_is_named_by_its_line(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "run.jsonl"
+    run_to(path, steps=8)
+    every = lines(path)
+    number = next(index for index, line in enumerate(every) if damage in line)
+    every[number][damage] = {"index": "three"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in every), "utf-8")
+    with pytest.raises(ReportError, match=rf"damaged in line {number + 1}: {damage}"):
+        gradcheckup.load_run(path)
+
+
+def test_a_log_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters())
+    for path in (tmp_path, tmp_path / "nowhere" / "run.jsonl"):
+        with pytest.raises(GradcheckupError, match="run log") as caught:
+            gradcheckup.watch(model, optimizer, log=path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_ends_the_log_and_not_the_monitor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = gradcheckup.watch(model, optimizer, every=1, log=tmp_path / "run.jsonl")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gradcheckup.runs.log.RunLog._write", full)
+    with pytest.warns(RuntimeWarning, match="writes no more to .*run.jsonl") as warned:
+        train(model, optimizer, 5)
+    monitor.close()
+    assert len(warned) == 1
+    history = monitor.report().recording.history
+    assert history is not None
+    assert len(history.samples) == 5
+
+
+def test_the_first_bad_step_is_kept_and_looked_into(tmp_path: Path) -> None:
+    path, model = tmp_path / "run.jsonl", net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradcheckup.watch(model, optimizer, every=1, log=path) as monitor:
+        train(model, optimizer, 8, broken_at=4)
+    report = monitor.report()
+    assert report.recording.history is not None
+    assert report.recording.history.first_bad == 4
+    assert not report.healthy
+    assert {"GC401", "GC402"} & {finding.code for finding in report.findings}
+    assert "first NaN or Inf at step 4" in str(report)
+    assert any("finding" in line for line in lines(path))
+
+
+def _sample(index: int, ratio: float) -> Sample:
+    return Sample(index=index, loss=1.0, norms=(ratio, 1.0), end_to_end_ratio=ratio)
+
+
+def test_a_trace_is_bounded_and_keeps_the_ends() -> None:
+    trace = Trace()
+    for index in range(100_000):
+        trace.add(_sample(index, 1.0))
+    samples = trace.history(every=1, steps=100_000).samples
+    assert len(samples) <= 513
+    assert samples[-1].index == 99_999
+    assert samples[0].index == 0
+    gaps = [after.index - before.index for before, after in pairwise(samples)]
+    assert gaps[-100:] == [1] * 100
+
+
+def test_a_trace_asks_for_looks_until_enough_have_seen_the_ratio_leave() -> None:
+    trace = Trace()
+
+    def look(index: int, ratio: float) -> None:
+        trace.look(_Look(index, ratio), ("a", "b"))  # type: ignore[arg-type]
+
+    look(0, 0.5)
+    for index in range(20):
+        trace.add(_sample(index, 0.5))
+    assert not trace.strays(0.004, 100.0, looks=4)
+    for index in range(20, 24):
+        trace.add(_sample(index, 1e-4))
+    assert not trace.strays(0.004, 100.0, looks=4)  # a few of ten may be chance
+    for index in range(24, 30):
+        trace.add(_sample(index, 1e-4))
+    asked = 0
+    while trace.strays(0.004, 100.0, looks=4):
+        look(30 + asked, 1e-4)
+        asked += 1
+        assert asked < 10
+    assert asked == 4
+
+
+class _Look:
+    """As much of a step as a trace asks for."""
+
+    def __init__(self, index: int, ratio: float) -> None:
+        self.index = index
+        self.end_to_end_ratio = ratio
