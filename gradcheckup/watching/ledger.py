@@ -56,6 +56,11 @@ class Ledger:
             if parameter.requires_grad:
                 self._samples[key] = _sample(parameter).clone()
 
+    @property
+    def has_gradients(self) -> bool:
+        """Whether any was there when they were read."""
+        return bool(self._gradients)
+
     def gradients(self) -> None:
         """After the backward pass."""
         for _, parameter in self._parameters:

@@ -1,12 +1,14 @@
 """One sampled step of a training loop: which forward and backward pass is looked at.
 
 A step may run many: micro-batches, several losses, passes without gradients in between. Looked at
-are the last forward pass before the first backward pass that reaches the model, and that one.
+are the last forward pass before the first backward pass that reaches the model, and that one. Where
+the loop calls parts of the model instead (`model.decode(model.encode(x))`), all their calls before
+that backward pass are one forward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradcheckup.capture import Hook, listen, stop_listening
+from gradcheckup.capture.backward import in_backward
 
 
 class Instrument(Protocol):
@@ -52,15 +55,30 @@ class Look:
         loss: What the pass started from, as a 0-d tensor; None before, and where it is no tensor.
         scale: What the loss was multiplied with, as a 0-d tensor; None without a gradient scaler.
         seen: Whether a backward pass has reached the model.
+        entered: The modules that the loop called, as often as it did.
     """
 
     def __init__(
-        self, root: nn.Module, instrument: Instrument, scale: Callable[[], Tensor | None]
+        self,
+        root: nn.Module,
+        parts: Iterable[nn.Module],
+        instrument: Instrument,
+        scale: Callable[[], Tensor | None],
     ) -> None:
+        """Prepares to look; registers nothing yet.
+
+        Args:
+            root: The model.
+            parts: Modules in it that the loop may call by themselves.
+            instrument: What to look with.
+            scale: What the loss is multiplied with at the moment.
+        """
         self.instrument = instrument
         self.loss: Tensor | None = None
         self.scale: Tensor | None = None
         self.seen = False
+        self.entered: list[nn.Module] = []
+        self._parts = [each for each in parts if each is not root]
         self._root, self._scale_now = root, scale
         self._handles: list[RemovableHandle] = []
         self._passes: list[ExitStack] = []
@@ -68,10 +86,11 @@ class Look:
     def open(self) -> None:
         """Waits for the next forward pass."""
         enter, leave = Hook(self._enter), Hook(self._leave)
-        self._handles.append(self._root.register_forward_pre_hook(enter))
+        called = (self._root, *self._parts)
+        self._handles.extend(each.register_forward_pre_hook(enter) for each in called)
         self.instrument.begin()
         self.instrument.attach()
-        self._handles.append(self._root.register_forward_hook(leave, always_call=True))
+        self._handles.extend(each.register_forward_hook(leave, always_call=True) for each in called)
         listen(self)
 
     def close(self) -> None:
@@ -85,13 +104,14 @@ class Look:
         while self._passes:
             self._passes.pop().close()
 
-    def _enter(self, *_: Any) -> None:
+    def _enter(self, module: nn.Module, *_: Any) -> None:
         stack = ExitStack()
         self._passes.append(stack)
-        if self.seen or len(self._passes) > 1:
+        if self.seen or len(self._passes) > 1 or in_backward():
             return
+        self.entered.append(module)
         grad = torch.is_grad_enabled()
-        if grad:
+        if grad and module is self._root:
             self.instrument.begin()
         stack.enter_context(self.instrument.during(grad=grad))
 

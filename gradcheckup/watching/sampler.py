@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from gradcheckup.probe.profile import assemble
 from gradcheckup.records import Role, Step
 from gradcheckup.runs.trace import WINDOW
 from gradcheckup.watching.ledger import Ledger
-from gradcheckup.watching.look import Look
+from gradcheckup.watching.look import Instrument, Look
 
 
 class Sampler:
@@ -54,6 +54,7 @@ class Sampler:
         self._follows = bool(optimizers)
         self._scale, self._failed = scale, failed
         self._look: Look | None = None
+        self._parts: list[nn.Module] = []
         self._full = True
         self._looks = 0
         self._last: Step | None = None
@@ -72,11 +73,14 @@ class Sampler:
     def open(self, *, full: bool) -> None:
         """Sets the hooks for the step that comes; the first look is always a full one."""
         self._full = full or self._last is None
+        parts: Iterable[nn.Module] = self._parts
+        instrument: Instrument = self._glance
         if self._full:
+            parts, instrument = self._names.values(), self.capture
             if self._looks % WINDOW == 0:
                 self.capture.forget_units()
             self._looks += 1
-        self._look = Look(self._model, self.capture if self._full else self._glance, self._scale)
+        self._look = Look(self._model, parts, instrument, self._scale)
         self._attached.callback(self._look.close)
         self._attached.enter_context(eager())
         self._look.open()
@@ -108,6 +112,8 @@ class Sampler:
         look = self._look
         if look is None:
             return None
+        if self._full and not self._ledger.has_gradients:  # they came in a closure
+            self._ledger.gradients()
         tray = Tray()
         loss, scale, scale_now = map(tray.put, (look.loss, look.scale, self._scale()))
         if self._full:
@@ -123,6 +129,7 @@ class Sampler:
         mean = math.nan if value is None else value / unit
         if not self._full:
             return self._sample(index, mean, [_over(each, unit) for each in norms(readings)])
+        self._parts = list(dict.fromkeys(look.entered))
         self._last = assemble(index, mean, layers(readings), parameters(readings), None)
         self._glance = Glance(self._weights(self._last))
         self._glance.failed = self._failed
