@@ -26,6 +26,8 @@ class Run:
         steps: Optimizer steps so far.
         trace: What is kept of them.
         failure: Why the monitor stopped by itself; None if it did not.
+        judged: Index of the step at which findings were last looked for, and which there were; None
+            before there were looks enough.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Run:
         self.steps = 0
         self.trace = Trace()
         self.failure: str | None = None
+        self.judged: tuple[int, tuple[Finding, ...]] | None = None
         self._facts: Recording | None = None
         self._told: set[tuple[str, tuple[str, ...]]] = set()
 
@@ -63,6 +66,7 @@ class Run:
         if len(steps) < _ENOUGH and self.trace.first_bad is None:
             return ()
         found = self.report().findings
+        self.judged = steps[-1].index, found
         fresh = tuple(each for each in found if (each.code, each.layers) not in self._told)
         self._told.update((each.code, each.layers) for each in fresh)
         return fresh

@@ -32,6 +32,16 @@ class Trace:
         self._layers: tuple[str, ...] = ()
         self._samples: list[Sample] = []
 
+    @property
+    def last(self) -> Sample | None:
+        """The last sample; None before the first."""
+        return self._samples[-1] if self._samples else None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that samples have norms of."""
+        return self._layers
+
     def look(self, step: Step, layers: tuple[str, ...]) -> None:
         """Keeps a full look.
 

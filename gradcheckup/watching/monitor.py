@@ -28,8 +28,10 @@ from gradcheckup.report import Report
 from gradcheckup.runs.log import RunLog
 from gradcheckup.runs.reading import steps_so_far
 from gradcheckup.runs.run import Run
+from gradcheckup.runs.scalars import scalars
 from gradcheckup.thresholds import Thresholds
 from gradcheckup.tracebacks import one_line
+from gradcheckup.watching.audience import Audience
 from gradcheckup.watching.clock import Clock
 from gradcheckup.watching.sampler import Sampler
 
@@ -155,6 +157,7 @@ class Monitor:
             failed=self._fails,
         )
         self._sampled = 0
+        self._audience = Audience()
         self._clock = Clock(
             optimizers,
             model.parameters(),
@@ -175,6 +178,28 @@ class Monitor:
     def failure(self) -> str | None:
         """Why it stopped watching by itself; None if it did not."""
         return self._run.failure
+
+    @property
+    def sampled_at(self) -> int | None:
+        """Number of optimizer steps before the last sampled one; None before the first."""
+        last = self._run.trace.last
+        return None if last is None else last.index
+
+    def scalars(self) -> dict[str, float]:
+        """What was measured at step `sampled_at`, as flat names and numbers to plot.
+
+        Such as `gradcheckup/gradient_norm/<layer>`; all names are listed in `docs/watching.md`.
+        Empty before the first sampled step.
+        """
+        return scalars(self._run)
+
+    def on_sample(self, call: Callable[[Monitor], object]) -> None:
+        """Has a function called with this monitor after each sampled step, once the update is made.
+
+        It is called inside of `optimizer.step()`. If it raises, that is warned of and it is called
+        no more; the training goes on.
+        """
+        self._audience.add(call)
 
     def report(self) -> Report:
         """The verdict on the last full looks, and the course of the run so far.
@@ -251,7 +276,10 @@ class Monitor:
         """The optimizer has stepped."""
         if self.closed:
             return
+        before = self.sampled_at
         fresh = self._safely(self._advance) or ()
+        if self.sampled_at != before:
+            self._audience.tell(self)
         for finding in fresh:
             if self._on_finding is not None:
                 self._on_finding(finding)
