@@ -12,7 +12,7 @@ from gradcheckup.capture.hook import Hook
 from gradcheckup.capture.hooks import Capture
 from gradcheckup.capture.readings import Measured
 from gradcheckup.capture.response import respond
-from gradcheckup.capture.transforms import eager
+from gradcheckup.capture.transforms import eager, transformed
 from gradcheckup.capture.wiring import Station, wiring
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "respond",
     "stop_listening",
     "telling",
+    "transformed",
     "unexplained",
     "wiring",
     "without_effect",

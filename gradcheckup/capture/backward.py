@@ -6,6 +6,7 @@ A forward may run inside one: a checkpoint computes again what it did not keep.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
@@ -44,23 +45,33 @@ class _Switchboard:
     """Stands in the place of `torch.autograd.backward` while somebody listens.
 
     `Tensor.backward` looks it up when it is called, so all are seen, and no `torch.autograd.grad`.
+    Listeners are held weakly: whoever forgets one forgets all that it holds.
     """
 
     def __init__(self) -> None:
-        self.listeners: tuple[Listener, ...] = ()
+        self.references: tuple[weakref.ref[Listener], ...] = ()
         self.original: Any = None
 
+    @property
+    def listeners(self) -> list[Listener]:
+        return [found for each in self.references if (found := each()) is not None]
+
     def add(self, listener: Listener) -> None:
-        self.listeners = (*self.listeners, listener)
+        self.references = (*self.references, weakref.ref(listener, self._drop))
         if self.original is None:
             self.original = torch.autograd.backward
             torch.autograd.backward = self._announced(self.original)
 
     def remove(self, listener: Listener) -> None:
-        self.listeners = tuple(each for each in self.listeners if each is not listener)
+        for each in self.references:
+            if each() is listener:
+                self._drop(each)
+
+    def _drop(self, reference: weakref.ref[Listener]) -> None:
+        self.references = tuple(each for each in self.references if each is not reference)
         # Whoever wrapped ours keeps their wrapper, which calls ours, which calls torch's.
         ours = getattr(torch.autograd.backward, "__wrapped__", None) is self.original
-        if not self.listeners and self.original is not None and ours:
+        if not self.references and self.original is not None and ours:
             torch.autograd.backward = self.original
             self.original = None
 

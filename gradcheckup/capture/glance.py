@@ -62,6 +62,10 @@ class Glance:
             norms.clear()
         self._forget()
 
+    def again(self, *, keep: bool) -> None:
+        """Another forward pass begins; gradients of the ones before count if they arrive."""
+        del keep
+
     def during(self, *, grad: bool) -> AbstractContextManager[None]:
         """Surrounds a forward pass; needs nothing to be done."""
         del grad

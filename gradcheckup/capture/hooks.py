@@ -37,6 +37,8 @@ from gradcheckup.capture.transforms import transformed
 from gradcheckup.capture.weighing import Weighing
 from gradcheckup.records import Role
 
+_MOST_PASSES = 8
+
 
 class Capture:
     """Measures the layers of one model, step after step.
@@ -85,6 +87,7 @@ class Capture:
         self._answered: dict[str, Event] = {}
         self._peaks: dict[tuple[str, int], Tensor] = {}
         self._handles: list[RemovableHandle] = []
+        self._passes = 0
         self._paused = False
         self._weighing = Weighing()
         self._entropies: dict[str, Tensor | None] = {}
@@ -121,7 +124,23 @@ class Capture:
         self._entropies.clear()
         self._passages.clear()
         self._answered.clear()
+        self._passes = 0
         self._paused = False
+
+    def again(self, *, keep: bool) -> None:
+        """Another forward pass of the step begins.
+
+        Args:
+            keep: Whether the ones before may lead to the same loss. What is kept holds their graph,
+                so that of many passes the last ones are.
+        """
+        self.running.clear()
+        self._passes += 1
+        if not keep:
+            self._events.clear()
+        elif self._passes > _MOST_PASSES:
+            last = self._passes - _MOST_PASSES
+            self._events = [event for event in self._events if event.passed >= last]
 
     def attach(self) -> None:
         """Sets the hooks on the modules; `detach` takes all away again."""
@@ -182,6 +201,7 @@ class Capture:
         )
         if not (any(place.reached for place in self._places) or self._awaited()):
             return False
+        self._keep_reached()
         for event, place in zip(self._events, self._places, strict=True):
             event.nodes.clear()
             if not place.output:
@@ -189,6 +209,20 @@ class Capture:
         self._weighing.clear()
         self.running.clear()
         return True
+
+    def _keep_reached(self) -> None:
+        """Drops the passes that the loss has nothing to do with, as an evaluation before."""
+        pairs = list(zip(self._events, self._places, strict=True))
+        reached = {event.passed for event, place in pairs if place.reached or not event.hooked}
+        if len({event.passed for event in self._events}) == len(reached):
+            return
+        pairs = [(event, place) for event, place in pairs if event.passed in reached]
+        self._events = [event for event, _ in pairs]
+        self._places = [place for _, place in pairs]
+        calls: dict[str, int] = {}
+        for event in self._events:
+            event.call = calls.get(event.name, 0)
+            calls[event.name] = event.call + 1
 
     def arrived(self) -> bool:
         """Whether a gradient came."""
@@ -390,7 +424,7 @@ class Capture:
         self._calls[name] = call + 1
         main = values[0]
         event = Event(name, call, kind, role, functional, tuple(main.shape))
-        event.stretch = self.stretch
+        event.stretch, event.passed = self.stretch, self._passes
         if main.numel():
             event.signal = statistics.signal(main)
             if event.signal is None:  # which else tells whether all is finite

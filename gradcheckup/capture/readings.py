@@ -21,7 +21,8 @@ class Event:
     """One call of one layer, as it happens: numbers are still tensors on the device.
 
     `given` is the shape of a module's first input. `stretch` counts how often gradients had been
-    switched off and on before: what ran under one reentrant checkpoint is one stretch. `value` and
+    switched off and on before: what ran under one reentrant checkpoint is one stretch; `passed`
+    counts the forward passes before. `value` and
     `gradient` are y and dL/dy themselves, of output layers and where they are asked for.
     """
 
@@ -34,6 +35,7 @@ class Event:
     given: tuple[int, ...] = ()
     channels_first: bool = False
     stretch: int = 0
+    passed: int = 0
     signal: Tensor | None = None
     peak: Tensor | None = None
     saturation: Tensor | None = None

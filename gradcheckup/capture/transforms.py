@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,11 +24,37 @@ def transformed() -> bool:
     return _FUNCTORCH_LEVEL() is not None
 
 
-def eager() -> AbstractContextManager[Any]:
+class _Stance:
+    """Who wants eager mode; several may, and leave in another order than they came."""
+
+    def __init__(self) -> None:
+        self.holders = 0
+        self.setting: Any = None
+
+    def take(self) -> None:
+        self.holders += 1
+        if self.setting is None and "torch._dynamo" in sys.modules:
+            set_stance: Any = getattr(torch.compiler, "set_stance", None)
+            self.setting = set_stance("force_eager") if set_stance else None
+
+    def leave(self) -> None:
+        self.holders -= 1
+        if not self.holders and self.setting is not None:
+            self.setting, setting = None, self.setting
+            setting.__exit__(None, None, None)
+
+
+_STANCE = _Stance()
+
+
+@contextmanager
+def eager() -> Iterator[None]:
     """Runs compiled parts of the model in eager mode, where hooks see them (torch >= 2.6).
 
     Nothing is compiled where the compiler was never imported, which takes seconds.
     """
-    set_stance: Any = getattr(torch.compiler, "set_stance", None)
-    compiling = set_stance is not None and "torch._dynamo" in sys.modules
-    return set_stance("force_eager") if compiling else nullcontext()
+    _STANCE.take()
+    try:
+        yield
+    finally:
+        _STANCE.leave()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,9 +16,15 @@ from torch.utils.hooks import RemovableHandle
 
 def innermost(optimizer: Optimizer) -> Optimizer:
     """The optimizer that makes the update, inside those that trainers wrap around it."""
-    while isinstance(getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = optimizer.optimizer  # type: ignore[attr-defined]
-    return optimizer
+    while True:
+        held = vars(optimizer)
+        inner = held.get("optimizer")
+        if not isinstance(inner, Optimizer) and "_optimizer_step_pre_hooks" not in held:
+            # A wrapper that is an optimizer in name alone: its `__init__` was never called.
+            inner = next((each for each in held.values() if isinstance(each, Optimizer)), None)
+        if not isinstance(inner, Optimizer):
+            return optimizer
+        optimizer = inner
 
 
 class Clock:
@@ -32,6 +40,7 @@ class Clock:
         own: Iterable[Tensor],
         *,
         before: Callable[[], None],
+        updated: Callable[[], None],
         after: Callable[[], None],
         elsewhere: Callable[[], None],
     ) -> None:
@@ -41,6 +50,7 @@ class Clock:
             optimizers: Those that train the model.
             own: The model's parameters.
             before: Called before the first of them steps.
+            updated: Called when any of them has stepped.
             after: Called when the step is over.
             elsewhere: Called when an optimizer of other parameters has stepped: what ran since was
                 for another model's sake, as the pass through the critic that trains a generator.
@@ -48,36 +58,71 @@ class Clock:
         self._all = len(optimizers)
         self._own = {id(each) for each in own}
         self._stepped: set[int] = set()
-        self._before, self._after, self._elsewhere = before, after, elsewhere
+        self._before, self._updated = before, updated
+        self._after, self._elsewhere = after, elsewhere
+        self._inside = 0
+        self._stopped = False
         self._handles: list[RemovableHandle] = []
         for number, optimizer in enumerate(optimizers):
             inner = innermost(optimizer)
             self._handles.append(inner.register_step_pre_hook(partial(self._begins, number)))
             self._handles.append(inner.register_step_post_hook(partial(self._ended, number)))
-        self._handles.append(register_optimizer_step_post_hook(self._any_ended))
+        # Torch would keep it for ever, and with it whatever it refers to.
+        everywhere = register_optimizer_step_post_hook(partial(_any_ended, weakref.ref(self)))
+        self._handles.append(everywhere)
+        weakref.finalize(self, everywhere.remove).atexit = False
 
     def stop(self) -> None:
-        """Leaves the optimizers as they were."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        """Leaves the optimizers as they were.
 
-    def _begins(self, number: int, *_: Any) -> None:
-        if number in self._stepped:
-            self._over()
-        if not self._stepped:
-            self._before()
+        Inside a step, where torch is going through the hooks, they stay and do nothing, until this
+        is called from outside.
+        """
+        self._stopped = True
+        if not self._inside:
+            for handle in self._handles:
+                handle.remove()
+            self._handles.clear()
 
-    def _ended(self, number: int, *_: Any) -> None:
-        self._stepped.add(number)
-        if len(self._stepped) == self._all:
-            self._over()
-
-    def _any_ended(self, optimizer: Optimizer, *_: Any) -> None:
+    def elsewhere(self, optimizer: Optimizer) -> None:
+        """Any optimizer of the process has stepped."""
         groups = optimizer.param_groups
         if not any(id(each) in self._own for group in groups for each in group["params"]):
-            self._elsewhere()
+            with self._hook():
+                self._elsewhere()
+
+    def _begins(self, number: int, *_: Any) -> None:
+        with self._hook():
+            if number in self._stepped:
+                self._over()
+            if not self._stepped:
+                self._before()
+
+    def _ended(self, number: int, *_: Any) -> None:
+        with self._hook():
+            self._updated()
+            self._stepped.add(number)
+            if len(self._stepped) == self._all:
+                self._over()
 
     def _over(self) -> None:
         self._stepped.clear()
         self._after()
+
+    @contextmanager
+    def _hook(self) -> Iterator[None]:
+        self._inside += 1
+        try:
+            yield
+        except BaseException:
+            self._inside -= 1
+            if self._stopped:
+                self.stop()  # torch goes through no more hooks
+            raise
+        self._inside -= 1
+
+
+def _any_ended(clock: weakref.ref[Clock], optimizer: Optimizer, *_: Any) -> None:
+    found = clock()
+    if found is not None:
+        found.elsewhere(optimizer)

@@ -7,8 +7,7 @@ elements, spread evenly.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,23 +17,17 @@ from gradcheckup.capture.readings import Readings, Tray
 from gradcheckup.probe.ledger import owners
 from gradcheckup.records import ParameterRecord
 
-_MOST = 4096
+_MOST = 16384
+_FEW = 32
 
 
 class Ledger:
     """Numbers of the parameters around one optimizer step."""
 
-    def __init__(
-        self, model: nn.Module, names: dict[str, nn.Module], optimizers: Sequence[Optimizer]
-    ) -> None:
-        self._parameters = list(model.named_parameters())
-        self._owners = owners(model, names)
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        self._model = model
         self._optimizers = optimizers
-        self._weights: dict[int, Tensor] = {}
-        self._samples: dict[int, Tensor] = {}
-        self._gradients: dict[int, Tensor] = {}
-        self._seen: dict[int, Tensor] = {}
-        self._spreads: dict[int, Tensor | None] = {}
+        self._pages: list[_Page] = []
 
     def rates(self) -> dict[int, float]:
         """Learning rate now, by `id` of each parameter that an optimizer updates."""
@@ -45,59 +38,81 @@ class Ledger:
             for each in group["params"]
         }
 
-    def weights(self) -> None:
-        """Before the update."""
-        for numbers in (self._weights, self._samples, self._gradients, self._seen, self._spreads):
-            numbers.clear()
-        for _, parameter in self._parameters:
-            key = id(parameter)
-            self._weights[key] = statistics.norm(parameter)
-            self._spreads[key] = statistics.row_spread(parameter)
-            if parameter.requires_grad:
-                self._samples[key] = _sample(parameter).clone()
+    def weights(self, names: Mapping[str, nn.Module]) -> None:
+        """Before the update.
 
-    @property
-    def has_gradients(self) -> bool:
-        """Whether any was there when they were read."""
-        return bool(self._gradients)
+        Args:
+            names: The modules by the name they are reported under.
+        """
+        owned = owners(self._model, names)
+        self._pages = [
+            _Page(parameter, *owned[id(parameter)]) for parameter in self._model.parameters()
+        ]
 
-    def gradients(self) -> None:
-        """After the backward pass."""
-        for _, parameter in self._parameters:
-            if parameter.grad is not None:
-                self._gradients[id(parameter)] = statistics.norm(parameter.grad)
-                self._seen[id(parameter)] = statistics.peak(_sample(parameter.grad))
+    def gradients(self, unit: Tensor | None = None) -> None:
+        """After the backward pass, the first time that there are any.
+
+        Args:
+            unit: What the gradients are still multiplied with, if anything.
+        """
+        if all(page.gradient is None for page in self._pages):
+            for page in self._pages:
+                page.read(unit)
 
     def put(self, tray: Tray) -> Callable[[Readings], list[ParameterRecord]]:
-        """After the update: puts all on a tray; returns what makes numbers of it."""
+        """After the update: puts all on a tray; returns what makes numbers of it.
+
+        Nothing of the parameters is held any longer.
+        """
         rates = self.rates()
-        reads = [
-            self._put(name, each, rates.get(id(each)), tray) for name, each in self._parameters
-        ]
+        reads = [page.put(rates.get(id(page.parameter)), tray) for page in self._pages]
+        self._pages = []
         return lambda readings: [read(readings) for read in reads]
 
-    def _put(
-        self, name: str, parameter: Tensor, rate: float | None, tray: Tray
-    ) -> Callable[[Readings], ParameterRecord]:
-        key = id(parameter)
-        before = self._samples.get(key)
-        weight, gradient = tray.put(self._weights.get(key)), tray.put(self._gradients.get(key))
-        spread, seen = tray.put(self._spreads.get(key)), tray.put(self._seen.get(key))
-        change = None
+    def forget(self) -> None:
+        """Holds nothing any longer."""
+        self._pages = []
+
+
+class _Page:
+    """One parameter."""
+
+    def __init__(self, parameter: Tensor, layer: str, name: str) -> None:
+        self.parameter = parameter
+        self.layer, self.name = layer, name
+        self.weight = statistics.norm(parameter)
+        self.spread = statistics.row_spread(parameter)
+        self.before = _sample(parameter).clone() if parameter.requires_grad else None
+        self.gradient: Tensor | None = None
+        self.seen: Tensor | None = None
+
+    def read(self, unit: Tensor | None) -> None:
+        gradient = self.parameter.grad
+        if gradient is not None:
+            norm = statistics.norm(gradient)
+            self.gradient = norm if unit is None else norm / unit.to(norm.device)
+            self.seen = statistics.peak(_sample(gradient))
+
+    def put(self, rate: float | None, tray: Tray) -> Callable[[Readings], ParameterRecord]:
+        weight, gradient = tray.put(self.weight), tray.put(self.gradient)
+        spread, seen = tray.put(self.spread), tray.put(self.seen)
+        change = moved = None
         share = 1.0
-        if before is not None:
-            after = _sample(parameter)
-            change = tray.put(statistics.norm(after - before))
-            share = after.numel() / max(1, parameter.numel())
-        layer, full = self._owners.get(key, ("", name))
-        shape, trainable = tuple(parameter.shape), parameter.requires_grad
+        if self.before is not None:
+            difference = _sample(self.parameter) - self.before
+            change = tray.put(statistics.norm(difference))
+            share = difference.numel() / max(1, self.parameter.numel())
+            if share < 1:
+                moved = tray.put((difference != 0).sum())
+        layer, name, shape = self.layer, self.name, tuple(self.parameter.shape)
+        trainable = self.parameter.requires_grad
 
         def read(readings: Readings) -> ParameterRecord:
             update = readings.get(change)
-            if update == 0 and share < 1 and not readings.get(seen):
-                update = None  # nothing was asked of these elements: it says nothing of the others
+            if share < 1 and not _tells(readings.get(moved), readings.get(seen)):
+                update = None
             return ParameterRecord(
-                name=full,
+                name=name,
                 layer=layer,
                 shape=shape,
                 trainable=trainable,
@@ -111,10 +126,30 @@ class Ledger:
         return read
 
 
+def _tells(moved: float | None, seen: float | None) -> bool:
+    """Whether a sample of the elements says anything of the others.
+
+    It does not where few of them moved, as in an embedding of which a step uses some rows; that
+    none moved does, if a gradient asked them to.
+
+    Args:
+        moved: How many of them the update changed.
+        seen: The largest gradient among them.
+    """
+    return bool(seen) if not moved else moved >= _FEW
+
+
 def _sample(tensor: Tensor) -> Tensor:
-    """Up to 4096 elements; every k-th, where k is odd and so no divisor of common row lengths."""
-    values: Any = statistics.flat_values(tensor).reshape(-1)
-    if values.numel() <= _MOST:
-        return values  # type: ignore[no-any-return]
-    stride = values.numel() // _MOST | 1
-    return values[::stride]  # type: ignore[no-any-return]
+    """Up to `_MOST` elements, every k-th.
+
+    k has no divisor in common with the size, so that all columns, channels and places of a kernel
+    are met equally often.
+    """
+    values = statistics.flat_values(tensor).reshape(-1)
+    size = values.numel()
+    if size <= _MOST:
+        return values
+    stride = size // _MOST + 1
+    while math.gcd(stride, size) > 1:
+        stride += 1
+    return values[::stride]

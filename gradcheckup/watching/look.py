@@ -1,22 +1,22 @@
-"""One sampled step of a training loop: which forward and backward pass is looked at.
+"""One sampled step of a training loop: which forward and backward passes are looked at.
 
 A step may run many: micro-batches, several losses, passes without gradients in between. Looked at
-are the last forward pass before the first backward pass that reaches the model, and that one. Where
-the loop calls parts of the model instead (`model.decode(model.encode(x))`), all their calls before
-that backward pass are one forward pass.
+is the first backward pass that reaches the model, and the forward passes that lead to it, of the
+model or of parts of it (`model.decode(model.encode(x))`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gradcheckup.capture import Hook, listen, stop_listening
+from gradcheckup.capture import Hook, listen, stop_listening, transformed
 from gradcheckup.capture.backward import in_backward
 
 
@@ -32,6 +32,9 @@ class Instrument(Protocol):
     def begin(self) -> None:
         """Forgets the passes before."""
 
+    def again(self, *, keep: bool) -> None:
+        """Another forward pass begins; without `keep`, the ones before lead to no loss."""
+
     def attach(self) -> None:
         """Sets hooks on the modules."""
 
@@ -39,7 +42,7 @@ class Instrument(Protocol):
         """Takes every hook away."""
 
     def during(self, *, grad: bool) -> AbstractContextManager[Any]:
-        """Surrounds a forward pass of the root module, with gradients or without."""
+        """Surrounds a forward pass, with gradients or without."""
 
     def settle(self, loss: Sequence[Tensor]) -> bool:
         """Before a backward pass; whether it reaches the layers that ran, as far as can be told."""
@@ -55,85 +58,146 @@ class Look:
         loss: What the pass started from, as a 0-d tensor; None before, and where it is no tensor.
         scale: What the loss was multiplied with, as a 0-d tensor; None without a gradient scaler.
         seen: Whether a backward pass has reached the model.
-        entered: The modules that the loop called, as often as it did.
+        rooted: Whether the first of the modules made all passes.
     """
 
     def __init__(
         self,
-        root: nn.Module,
-        parts: Iterable[nn.Module],
+        modules: Iterable[nn.Module],
         instrument: Instrument,
+        *,
+        own: Sequence[Tensor],
         scale: Callable[[], Tensor | None],
+        failed: Callable[[Exception], None],
     ) -> None:
-        """Prepares to look; registers nothing yet.
+        """Prepares to look; sets no hook yet.
 
         Args:
-            root: The model.
-            parts: Modules in it that the loop may call by themselves.
-            instrument: What to look with.
-            scale: What the loss is multiplied with at the moment.
+            modules: Those that the loop may call; the outermost one that runs makes a pass.
+            instrument: Reads the layers.
+            own: The parameters that an optimizer updates; empty where that is not known.
+            scale: What a loss is multiplied with at the moment.
+            failed: Told of an error of ours, which then goes no further.
         """
         self.instrument = instrument
         self.loss: Tensor | None = None
         self.scale: Tensor | None = None
         self.seen = False
-        self.entered: list[nn.Module] = []
-        self._parts = [each for each in parts if each is not root]
-        self._root, self._scale_now = root, scale
+        self.rooted = True
+        self._modules = tuple(modules)
+        self._own, self._scale_now, self._failed = own, scale, failed
+        self._witness: Tensor | None = None
         self._handles: list[RemovableHandle] = []
-        self._passes: list[ExitStack] = []
+        self._running: list[nn.Module] = []
+        self._pass = ExitStack()
+        self._training = False
+        self._stopped = False
 
     def open(self) -> None:
         """Waits for the next forward pass."""
-        enter, leave = Hook(self._enter), Hook(self._leave)
-        called = (self._root, *self._parts)
-        self._handles.extend(each.register_forward_pre_hook(enter) for each in called)
+        enter, leave = Hook(self._enter, self._failed), Hook(self._leave, self._failed)
+        self._handles += [module.register_forward_pre_hook(enter) for module in self._modules]
         self.instrument.begin()
         self.instrument.attach()
-        self._handles.extend(each.register_forward_hook(leave, always_call=True) for each in called)
+        self._handles += [
+            module.register_forward_hook(leave, always_call=True) for module in self._modules
+        ]
         listen(self)
 
     def close(self) -> None:
-        """Takes every hook away."""
+        """Takes every hook away, also those of a pass that was interrupted."""
+        self._stopped = True
         stop_listening(self)
         self.instrument.differentiating = False
         self.instrument.detach()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        while self._passes:
-            self._passes.pop().close()
+        self._finish()
 
-    def _enter(self, module: nn.Module, *_: Any) -> None:
-        stack = ExitStack()
-        self._passes.append(stack)
-        if self.seen or len(self._passes) > 1 or in_backward():
+    def give_up(self) -> None:
+        """The same from inside a pass, whose end is waited for."""
+        if not self._running:
+            self.close()
+        self._stopped = True
+        self.instrument.detach()
+
+    # -- forward passes -----------------------------------------------------------------------
+
+    def _enter(self, module: nn.Module, _: Any) -> None:
+        if transformed() or in_backward():  # a checkpoint runs a part again
             return
-        self.entered.append(module)
+        if any(each is module for each in self._running):
+            self._finish()  # an interrupted pass left it behind
+        self._running.append(module)
+        if len(self._running) > 1:
+            return
+        if self.seen and self._discarded():
+            self._restart()
+        if self.seen or self._stopped:
+            return
+        self.rooted = self.rooted and module is self._modules[0]
         grad = torch.is_grad_enabled()
-        if grad and module is self._root:
-            self.instrument.begin()
-        stack.enter_context(self.instrument.during(grad=grad))
+        if grad:
+            # Evaluations with gradients would pile up their graphs.
+            self.instrument.again(keep=self._training)
+            self._training = module.training
+        self._pass.enter_context(self.instrument.during(grad=grad))
 
-    def _leave(self, *_: Any) -> None:
-        if self._passes:
-            self._passes.pop().close()
+    def _leave(self, module: nn.Module, *_: Any) -> None:
+        if transformed() or in_backward():
+            return
+        while self._running and self._running.pop() is not module:
+            pass
+        if not self._running:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._running.clear()
+        self._pass.close()
+        if self._stopped:
+            for handle in self._handles:
+                handle.remove()
+            self._handles.clear()
+
+    # -- backward passes ----------------------------------------------------------------------
 
     def begins(self, loss: Sequence[Any], weights: Sequence[Any]) -> None:
         """A backward pass of this process starts from here."""
+        self._safely(partial(self._begins, loss, weights))
+
+    def ends(self) -> None:
+        """It is over."""
+        self._safely(self._ends)
+
+    def _begins(self, loss: Sequence[Any], weights: Sequence[Any]) -> None:
+        if self.seen and self._discarded():
+            self._restart()
         roots = [each for each in loss if isinstance(each, Tensor)]
-        if self.seen or not self.instrument.settle(roots):
+        if self.seen or self._stopped or not self.instrument.settle(roots):
             return
         self.loss, self.scale = _total(roots, weights), self._scale_now()
         self.instrument.differentiating = True
 
-    def ends(self) -> None:
-        """It is over."""
+    def _ends(self) -> None:
         if self.instrument.differentiating:
             self.instrument.differentiating = False
             if self.instrument.arrived():
                 self.seen = True
+                self._witness = next((each for each in self._own if each.grad is not None), None)
                 self.instrument.detach()
+
+    def _discarded(self) -> bool:
+        """Whether the gradients that were seen are gone, and no update was made of them."""
+        return self._witness is not None and self._witness.grad is None
+
+    def _restart(self) -> None:
+        self.seen, self._witness = False, None
+        self.instrument.begin()
+        self.instrument.attach()
+
+    def _safely(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - the user's backward pass goes on
+            self._failed(error)
 
 
 def _total(roots: Sequence[Tensor], weights: Sequence[Any]) -> Tensor | None:

@@ -11,8 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import Self
 
@@ -22,7 +21,7 @@ from gradcheckup.errors import UnhealthyError, UsageError
 from gradcheckup.history import Sample
 from gradcheckup.probe.flags import misspelt_flags, unregistered
 from gradcheckup.probe.run import never_called
-from gradcheckup.probe.subject import check_bound, check_trainable, described, named_modules, unwrap
+from gradcheckup.probe.subject import check_bound, check_trainable, described, unwrap
 from gradcheckup.records import Finding, Recording, Severity, Step
 from gradcheckup.report import Report
 from gradcheckup.runs.log import RunLog
@@ -39,8 +38,8 @@ _T = TypeVar("_T")
 
 _FULL_EVERY = 32
 
-_OPEN: weakref.WeakKeyDictionary[nn.Module, Monitor] = weakref.WeakKeyDictionary()
-"""The monitor of each watched model."""
+_OPEN: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Monitor]] = weakref.WeakKeyDictionary()
+"""The monitor of each watched model, which refers to the model."""
 
 
 def watch(
@@ -105,8 +104,9 @@ def watch(
     for each in optimizers:
         check_bound(each, root)
     before = _OPEN.get(root)
-    if before is not None:
-        before.close()
+    earlier = before() if before is not None else None
+    if earlier is not None:
+        earlier.close()
     run = Run(
         every=every,
         thresholds=limits_of(thresholds),
@@ -122,7 +122,7 @@ def watch(
         on_finding=on_finding,
         stop_on=bound,
     )
-    _OPEN[root] = monitor
+    _OPEN[root] = weakref.ref(monitor)
     return monitor
 
 
@@ -146,14 +146,12 @@ class Monitor:
     ) -> None:
         self.closed = False
         self._model, self._optimizers, self._run, self._log = model, optimizers, run, log
-        self._scaler, self._on_finding, self._stop_on = grad_scaler, on_finding, stop_on
-        self._names = named_modules(model)
+        self._on_finding, self._stop_on = on_finding, stop_on
         self._sampler = Sampler(
             model,
-            self._names,
             optimizers,
             slope=run.thresholds.saturation_slope,
-            scale=self._scale,
+            scaler=grad_scaler,
             failed=self._fails,
         )
         self._sampled = 0
@@ -162,6 +160,7 @@ class Monitor:
             optimizers,
             model.parameters(),
             before=partial(self._safely, self._sampler.before_update),
+            updated=self._sampler.updated,
             after=self._over,
             elsewhere=partial(self._safely, self._elsewhere),
         )
@@ -241,11 +240,9 @@ class Monitor:
 
     def close(self) -> None:
         """Stops watching and leaves model and optimizer as they were. `report` still answers."""
-        if not self.closed:
-            self.closed = True
-            self._clock.stop()
-            self._sampler.close()
-            self._note(lambda log: log.end(self._run))
+        self._clock.stop()
+        self._sampler.close()
+        self._ended()
 
     def __enter__(self) -> Self:
         return self
@@ -328,18 +325,10 @@ class Monitor:
             optimizer=" and ".join(map(described, self._optimizers)),
             objective="loop",
             steps=(),
-            never_called=never_called(self._names, capture.called, self._run.trace.steps),
+            never_called=never_called(self._sampler.names, capture.called, self._run.trace.steps),
             unregistered=unregistered(self._model, capture.foreign),
             misspelt=misspelt_flags(self._model),
         )
-
-    def _scale(self) -> Tensor | None:
-        """What the gradient scaler multiplies a loss with now, on its device."""
-        if self._scaler is None:
-            return None
-        first = next(self._model.parameters())
-        scaled: Tensor = self._scaler.scale(torch.ones((), device=first.device))
-        return scaled
 
     # -- errors of our own --------------------------------------------------------------------
 
@@ -361,7 +350,14 @@ class Monitor:
                 RuntimeWarning,
                 stacklevel=2,
             )
-            self.close()
+            self._clock.stop()
+            self._sampler.give_up()
+            self._ended()
+
+    def _ended(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._note(lambda log: log.end(self._run))
 
     def _note(self, write: Callable[[RunLog], None]) -> None:
         """Writes to the log; a full disk ends the log, and nothing else."""

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradcheckup.capture import Capture, Glance, eager
-from gradcheckup.capture.readings import Tray
+from gradcheckup.capture.readings import Measured, Tray
 from gradcheckup.history import Sample
 from gradcheckup.probe.profile import assemble
+from gradcheckup.probe.subject import named_modules
 from gradcheckup.records import Role, Step
 from gradcheckup.runs.trace import WINDOW
+from gradcheckup.watching.clock import innermost
 from gradcheckup.watching.ledger import Ledger
-from gradcheckup.watching.look import Instrument, Look
+from gradcheckup.watching.look import Look
+from gradcheckup.watching.scaling import Scale, left_to
 
 
 class Sampler:
@@ -24,41 +29,47 @@ class Sampler:
 
     Attributes:
         capture: What full looks are made with.
+        names: The modules by the name they are reported under, as of the last full look.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        names: dict[str, nn.Module],
         optimizers: Sequence[Optimizer],
         *,
         slope: float,
-        scale: Callable[[], Tensor | None],
+        scaler: Any,
         failed: Callable[[Exception], None],
     ) -> None:
         """Prepares to look; registers nothing yet.
 
         Args:
             model: The root module.
-            names: Its modules by the name they are reported under.
             optimizers: Those that train it; empty for a loop without one.
             slope: `Thresholds.saturation_slope`.
-            scale: What the loss is multiplied with at the moment.
+            scaler: The gradient scaler, if it is known.
             failed: Told of an error of ours inside a forward or backward pass, which goes on.
         """
-        self.capture = Capture(model, names, slope, own=model.parameters())
-        self.capture.failed = failed
+        self._model, self._optimizers = model, [innermost(each) for each in optimizers]
+        self._slope, self._failed = slope, failed
+        self._ledger = Ledger(model, optimizers)
+        self._scale = Scale(scaler)
+        self.names = named_modules(model)
+        self.capture = self._capture()
         self._glance = Glance({})
-        self._model, self._names = model, names
-        self._ledger = Ledger(model, names, optimizers)
-        self._follows = bool(optimizers)
-        self._scale, self._failed = scale, failed
         self._look: Look | None = None
-        self._parts: list[nn.Module] = []
         self._full = True
         self._looks = 0
         self._last: Step | None = None
+        self._rooted = False
+        self._due = False
+        self._infinite: Tensor | None = None
         self._attached = ExitStack()
+
+    def _capture(self) -> Capture:
+        capture = Capture(self._model, self.names, self._slope, own=self._model.parameters())
+        capture.failed = self._failed
+        return capture
 
     @property
     def waiting(self) -> bool:
@@ -73,31 +84,54 @@ class Sampler:
     def open(self, *, full: bool) -> None:
         """Sets the hooks for the step that comes; the first look is always a full one."""
         self._full = full or self._last is None
-        parts: Iterable[nn.Module] = self._parts
-        instrument: Instrument = self._glance
         if self._full:
-            parts, instrument = self._names.values(), self.capture
+            self._refresh()
             if self._looks % WINDOW == 0:
                 self.capture.forget_units()
             self._looks += 1
-        self._look = Look(self._model, parts, instrument, self._scale)
+        own = [each for each in self._model.parameters() if each.requires_grad]
+        self._look = Look(
+            self._callable(),
+            self.capture if self._full else self._glance,
+            own=own if self._optimizers else (),
+            scale=self._scale_now,
+            failed=self._failed,
+        )
+        self._due = False
         self._attached.callback(self._look.close)
         self._attached.enter_context(eager())
         self._look.open()
-        if self._full and not self._follows:
-            self._ledger.weights()
+        if self._full and not self._optimizers:
+            self._ledger.weights(self.names)
 
     def close(self) -> None:
         """Takes every hook away."""
         self._attached.close()
+        self._ledger.forget()
         self._look = None
+
+    def give_up(self) -> None:
+        """The same where a forward pass may be running, which keeps the hooks that end it."""
+        if self._look is not None:
+            self._look.give_up()
 
     def before_update(self) -> None:
         """Reads what an update is going to change."""
-        if self._look is not None and self._full and self._follows:
-            self._ledger.weights()
+        if self._look is None:
+            return
+        self._due = True
+        self._scale.find()
+        unit, self._infinite = left_to(self._optimizers)
+        if self._look.seen and self._look.scale is None:
+            self._look.scale = self._scale_now()
+        if self._full and self._optimizers:
+            self._ledger.weights(self.names)
             if self._look.seen:  # else the optimizer evaluates a closure, and gradients come yet
-                self._ledger.gradients()
+                self._ledger.gradients(unit)
+
+    def updated(self) -> None:
+        """An update without a pass before it or in it is not the one that is waited for."""
+        self._due = self._due and self.seen
 
     def take(self, index: int) -> Step | Sample | None:
         """Makes numbers of the step, in one transfer, and takes the hooks away.
@@ -112,35 +146,55 @@ class Sampler:
         look = self._look
         if look is None:
             return None
-        if self._full and not self._ledger.has_gradients:  # they came in a closure
-            self._ledger.gradients()
+        if self._full:
+            self._ledger.gradients()  # those that came in a closure
         tray = Tray()
-        loss, scale, scale_now = map(tray.put, (look.loss, look.scale, self._scale()))
+        loss, scale, scale_now = map(tray.put, (look.loss, look.scale, self._scale_now()))
+        infinite = tray.put(self._infinite)
         if self._full:
             layers, parameters = self.capture.put(tray), self._ledger.put(tray)
         else:
             norms = self._glance.put(tray)
         self.close()
         readings = tray.carry()
-        if readings.get(scale) != readings.get(scale_now):
+        if readings.get(scale) != readings.get(scale_now) or readings.get(infinite):
             return None
         unit = readings.get(scale) or 1.0
         value = readings.get(loss)
         mean = math.nan if value is None else value / unit
         if not self._full:
             return self._sample(index, mean, [_over(each, unit) for each in norms(readings)])
-        self._parts = list(dict.fromkeys(look.entered))
-        self._last = assemble(index, mean, layers(readings), parameters(readings), None)
+        measured = [_unscaled(each, unit) for each in layers(readings)]
+        self._rooted = look.rooted
+        self._last = assemble(index, mean, measured, parameters(readings), None)
         self._glance = Glance(self._weights(self._last))
         self._glance.failed = self._failed
         return self._last
 
+    def _callable(self) -> list[nn.Module]:
+        """What the loop may call: the model, or parts of it."""
+        root = [self._model]
+        others = [each for each in self.names.values() if each is not self._model]
+        # A glance needs no forward pass to be surrounded.
+        return root + others if self._full and not self._rooted else root
+
+    def _scale_now(self) -> Tensor | None:
+        return self._scale.now(next(self._model.parameters()).device)
+
+    def _refresh(self) -> None:
+        """Takes note of modules that were exchanged or added."""
+        names = named_modules(self._model)
+        if names != self.names:
+            self.names, called = names, self.capture.called
+            self.capture = self._capture()
+            self.capture.called = called & names.keys()
+
     def _weights(self, step: Step) -> Mapping[str, nn.Module]:
         """The weight layers that are modules, in execution order."""
         return {
-            layer.name: self._names[layer.name]
+            layer.name: self.names[layer.name]
             for layer in step.layers
-            if layer.role is Role.WEIGHT and not layer.functional and layer.name in self._names
+            if layer.role is Role.WEIGHT and not layer.functional and layer.name in self.names
         }
 
     @property
@@ -164,6 +218,15 @@ class Sampler:
             first, reference = known.get(last.first.name), known.get(last.reference[0])
             ratio = first / reference if first is not None and reference else None
         return Sample(index=index, loss=loss, norms=tuple(norms), end_to_end_ratio=ratio)
+
+
+def _unscaled(measured: Measured, unit: float) -> Measured:
+    """A layer with the gradient of the loss before it was scaled."""
+    return replace(
+        measured,
+        gradient_norm=_over(measured.gradient_norm, unit),
+        time_profile=tuple(norm / unit for norm in measured.time_profile),
+    )
 
 
 def _over(norm: float | None, unit: float) -> float | None:
