@@ -13,6 +13,8 @@ class Sample:
         index: Number of optimizer steps before this one.
         loss: The loss before the update; that of the first backward pass of the step.
         norms: ||dL/dy|| of each layer of `History.layers`; None where no gradient arrived.
+        gradient_norm: Norm of the gradient of the weight matrices as the optimizer got it, behind
+            any clipping; estimated from a sample of their elements.
         end_to_end_ratio: Norm of the first layer over that of the reference layer; None where one
             of them is missing.
     """
@@ -20,6 +22,7 @@ class Sample:
     index: int
     loss: float | None
     norms: tuple[float | None, ...]
+    gradient_norm: float | None = None
     end_to_end_ratio: float | None = None
 
 

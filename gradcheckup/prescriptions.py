@@ -25,6 +25,7 @@ _BY_CODE: Mapping[str, tuple[str, ...]] = {
     "GC101": ("normalization", "skip_connection", "weight_scale"),
     "GC102": ("weight_scale", "normalization", "gradient_clipping"),
     "GC105": ("weight_scale",),
+    "GC106": ("gradient_clipping", "optimizer"),
     "GC201": ("weight_scale", "normalization", "activation"),
     "GC202": ("activation", "weight_scale", "normalization"),
     "GC203": ("weight_scale", "normalization", "skip_connection"),

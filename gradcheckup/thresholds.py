@@ -38,6 +38,7 @@ class Thresholds:
         signal_growth_cap: Under optimizers that scale every parameter's step, the upper limit is
             multiplied by the growth of the signal up to this: plain ReLU nets of N(0, 1) weights
             grow 3000 times both ways and learn, one that grows by 1e11 does not.
+        spike_growth: A gradient this many times the usual one is a spike.
         time_resolution: A time step of a recurrent layer is blind where the gradient of its input
             is below this share of the largest along the sequence: the resolution of float32.
         time_ratio_low: A first time step below this share of the largest is faint. Where a symbol
@@ -101,6 +102,7 @@ class Thresholds:
     norm_growth: float = 1.2112
     norm_growth_cap: float = 1e4
     signal_growth_cap: float = 1e4
+    spike_growth: float = 10.0
     time_resolution: float = 1e-7
     time_ratio_low: float = 1e-4
     blind_share: float = 0.3

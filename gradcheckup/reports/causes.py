@@ -21,6 +21,7 @@ _WORDS = {
     "not-registered": "the model keeps them where parameters() does not look, as in a plain list",
     "zero-learning-rate": "the learning rate of their parameter group is 0",
     "learning-rate": "the learning rate does not fit the size of the weights",
+    "oversized-step": "one update that was too large: a batch unlike the others, or the rate",
     "constant-initialisation": "all weights start with the same value",
     "zero-factors": "two factors of a product both start at 0, so neither gets a gradient",
     "single-unit-softmax": "a softmax over a single unit is 1 whatever goes in",

@@ -106,6 +106,19 @@ def _exploding(evidence: Evidence) -> list[str]:
     return _gradient_ratio(evidence, low=limits.gradient_ratio_low, high=high, more=True)
 
 
+def _spike(evidence: Evidence) -> list[str]:
+    step, more = evidence.figure("step"), len(evidence.finding.steps) - 1
+    at = "" if step is None else f" at step {int(step)}"
+    again = f" It happened {count(more, 'more time')}." if more else ""
+    return [
+        (
+            f"The gradient{at} was {_times(evidence.finding.observed)} its usual size"
+            f"{evidence.limit}, and the loss stayed higher afterwards.{again}"
+        ),
+        _losses(evidence),
+    ]
+
+
 def _severed(evidence: Evidence) -> list[str]:
     last, behind = evidence.finding.culprit, evidence.text("behind")
     return [
@@ -317,6 +330,7 @@ _SENTENCES: dict[str, Callable[[Evidence], list[str]]] = {
     "GC103": _severed,
     "GC104": _zero,
     "GC105": _through_time,
+    "GC106": _spike,
     "GC201": _saturated,
     "GC202": _dead,
     "GC203": _collapsed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,7 @@ from gradcheckup.probe.subject import named_modules
 from gradcheckup.records import Role, Step
 from gradcheckup.runs.trace import WINDOW
 from gradcheckup.watching.clock import innermost
+from gradcheckup.watching.gradients import GradientSample
 from gradcheckup.watching.ledger import Ledger
 from gradcheckup.watching.look import Look
 from gradcheckup.watching.scaling import Scale, left_to
@@ -57,6 +58,9 @@ class Sampler:
         self.names = named_modules(model)
         self.capture = self._capture()
         self._glance = Glance({})
+        self._gradients = GradientSample(_dense_parameters(model))
+        self._size: Tensor | None = None
+        self._gradient_norm: float | None = None
         self._look: Look | None = None
         self._full = True
         self._looks = 0
@@ -120,6 +124,7 @@ class Sampler:
         if self._look is None:
             return
         self._due = True
+        self._size = self._gradients.norm() if self._look.seen else None
         self._scale.find()
         unit, self._infinite = left_to(self._optimizers)
         if self._look.seen and self._look.scale is None:
@@ -150,7 +155,7 @@ class Sampler:
             self._ledger.gradients()  # those that came in a closure
         tray = Tray()
         loss, scale, scale_now = map(tray.put, (look.loss, look.scale, self._scale_now()))
-        infinite = tray.put(self._infinite)
+        infinite, size = tray.put(self._infinite), tray.put(self._size)
         if self._full:
             layers, parameters = self.capture.put(tray), self._ledger.put(tray)
         else:
@@ -162,6 +167,7 @@ class Sampler:
         unit = readings.get(scale) or 1.0
         value = readings.get(loss)
         mean = math.nan if value is None else value / unit
+        self._gradient_norm = readings.get(size)
         if not self._full:
             return self._sample(index, mean, [_over(each, unit) for each in norms(readings)])
         measured = [_unscaled(each, unit) for each in layers(readings)]
@@ -217,7 +223,13 @@ class Sampler:
         if last is not None and last.first is not None and last.reference is not None:
             first, reference = known.get(last.first.name), known.get(last.reference[0])
             ratio = first / reference if first is not None and reference else None
-        return Sample(index=index, loss=loss, norms=tuple(norms), end_to_end_ratio=ratio)
+        return Sample(
+            index=index,
+            loss=loss,
+            norms=tuple(norms),
+            gradient_norm=self._gradient_norm,
+            end_to_end_ratio=ratio,
+        )
 
 
 def _unscaled(measured: Measured, unit: float) -> Measured:
@@ -227,6 +239,13 @@ def _unscaled(measured: Measured, unit: float) -> Measured:
         gradient_norm=_over(measured.gradient_norm, unit),
         time_profile=tuple(norm / unit for norm in measured.time_profile),
     )
+
+
+def _dense_parameters(model: nn.Module) -> Iterable[nn.Parameter]:
+    """Those but for the rows of embeddings, of which a batch reaches few."""
+    for module in model.modules():
+        if not isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            yield from module.parameters(recurse=False)
 
 
 def _over(norm: float | None, unit: float) -> float | None:

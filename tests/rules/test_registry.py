@@ -16,6 +16,7 @@ EXPECTED = {
     "GC103": "severed-gradient",
     "GC104": "zero-gradient",
     "GC105": "vanishing-through-time",
+    "GC106": "gradient-spike",
     "GC201": "saturated-activation",
     "GC202": "dead-units",
     "GC203": "collapsed-signal",

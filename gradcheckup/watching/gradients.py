@@ -1,0 +1,52 @@
+"""The size of the gradient that an optimizer is about to follow, from a sample of its elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from gradcheckup import statistics
+
+_MOST = 256
+
+
+class GradientSample:
+    """Estimates the norm of the gradient of some weight matrices together.
+
+    From up to 256 elements of each, spread evenly with an odd stride; a sum over all of them costs
+    as much as clipping does. Gradients that are not dense are left out.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self._parameters = [each for each in dict.fromkeys(parameters) if each.ndim > 1]
+        self._strides = [max(1, each.numel() // _MOST) | 1 for each in self._parameters]
+        self._weights: tuple[tuple[int, ...], Tensor] | None = None
+
+    def norm(self) -> Tensor | None:
+        """A 0-d tensor; None where there is no gradient."""
+        parts, sizes = [], []
+        for parameter, stride in zip(self._parameters, self._strides, strict=True):
+            gradient = parameter.grad
+            if gradient is None or gradient.layout is not torch.strided:
+                continue
+            part = statistics.flat_values(gradient).reshape(-1)[::stride]
+            parts.append(part)
+            sizes.append((part.numel(), gradient.numel()))
+        if not parts:
+            return None
+        values = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return statistics.quick_norm(values * self._scales(sizes, values))
+
+    def _scales(self, sizes: list[tuple[int, int]], like: Tensor) -> Tensor:
+        """What each element stands for: sqrt(size / sampled) of its gradient."""
+        key = tuple(number for pair in sizes for number in pair)
+        if self._weights is None or self._weights[0] != key:
+            parts = [
+                torch.full((taken,), math.sqrt(size / max(1, taken)), device=like.device)
+                for taken, size in sizes
+            ]
+            self._weights = key, torch.cat(parts)
+        return self._weights[1]
