@@ -77,15 +77,12 @@ def _follow(case: Case, trial: gradcheckup.Trial | None, seed: int) -> dict[str,
 
 
 def _stages(case: Case, treated: Any) -> Iterable[tuple[torch.optim.Optimizer, int]]:
-    """Ordinary training, or half of it for the early stages of a plan."""
+    """Ordinary training, or that of a plan."""
     if treated.plan is None:
         yield from sick.whole(case, treated.optimizer)
         return
-    stages = treated.plan.stages
-    early = case.task.budget // 2 // max(1, len(stages) - 1)
-    for index, stage in enumerate(stages, 1):
-        last = index == len(stages)
-        yield stage.optimizer, case.task.budget - early * (index - 1) if last else early
+    for stage, steps, _ in treated.plan.shared_out(case.task.budget):
+        yield stage.optimizer, steps
 
 
 def _best(line: dict[str, Any]) -> float:

@@ -199,8 +199,11 @@ class _Clinic:
         """
         reports: list[Report] = [] if doses else [self.before]
         outcomes: list[Outcome] = []
+        untrained: Treated | None = None
         for seed in self.seeds:
             treated = self.treat(doses, seed)
+            if untrained is None:
+                untrained = treated.copy()
 
             def look(optimizer: Optimizer, model: nn.Module = treated.model) -> None:
                 if not reports:
@@ -218,7 +221,7 @@ class _Clinic:
             treatment=text,
             before=self.before,
             after=reports[0],
-            treated=self.treat(doses, self.seeds[0]),
+            treated=untrained,
             outcomes=tuple(outcomes),
             acts_on=_acts_on(doses),
         )

@@ -175,7 +175,7 @@ def ranked(trials: list[Trial], nothing: Trial) -> tuple[Trial, ...]:
     Then come those that learnt in spite of a finding, then the rest. Of two that end within .02 of
     each other's accuracy (5% of the loss) the simpler one goes first.
     """
-    order = sorted(trials, key=lambda trial: _group(trial, nothing) + _outcome(trial))
+    order = sorted(trials, key=lambda trial: (_group(trial, nothing), *_outcome(trial)))
     for index, trial in enumerate(order):
         # The simplest of those that are as good as the first of their group.
         if index and _group(trial, nothing) == _group(order[0], nothing):
@@ -185,11 +185,10 @@ def ranked(trials: list[Trial], nothing: Trial) -> tuple[Trial, ...]:
     return tuple(order)
 
 
-def _group(trial: Trial, nothing: Trial) -> tuple[int]:
-    learns = trial.beats(nothing)
-    if learns:
-        return (0 if trial.after.healthy else 1,)
-    return (2 if trial.after.healthy else 3,)
+def _group(trial: Trial, nothing: Trial) -> int:
+    if trial.beats(nothing):
+        return 0 if trial.after.healthy else 1
+    return 2 if trial.after.healthy else 3
 
 
 def _outcome(trial: Trial) -> tuple[float, float]:

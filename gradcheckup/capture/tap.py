@@ -38,6 +38,27 @@ def outputs_of(module: nn.Module, run: Callable[[], Any]) -> Tensor | None:
     return torch.cat(seen) if seen else None
 
 
+def input_of(module: nn.Module, run: Callable[[], Any]) -> Any:
+    """The first argument of a module's first call in one forward pass; None where it has none.
+
+    Args:
+        module: Whose input.
+        run: Runs the model.
+    """
+    seen: list[Any] = []
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(next(iter((*args, *kwargs.values())), None))
+
+    handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        with torch.enable_grad():
+            run()
+    finally:
+        handle.remove()
+    return seen[0] if seen else None
+
+
 def returning_tensors(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> set[str]:
     """Which modules return one tensor whenever they are called in one forward pass.
 

@@ -57,8 +57,9 @@ def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
     after = examine(model, patient.loss)
     drawn = critical(model, after, patient.run)
     for name in cells:
-        recurrence.initialize(model.get_submodule(name), after.by_name[name])
-        snippets.append(recurrence.code(model, after.by_name[name]))
+        layer = after.by_name[name]
+        factors = recurrence.initialize(model.get_submodule(name), layer, patient.run)
+        snippets.append(recurrence.code(model, layer, factors))
     snippets += [code(model, drawn)] if drawn else []
     changes = [
         Change(f"{variant} in place of {kinds} behind", _in_front(anatomy, sites) or tuple(cells))

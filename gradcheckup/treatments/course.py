@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,6 +63,14 @@ class Treated:
     changes: tuple[Change, ...]
     snippet: str
     plan: Plan | None = None
+
+    def copy(self) -> Treated:
+        """Another one in the same state, to be trained in its place."""
+        memo: dict[int, Any] = {}
+        model = copy.deepcopy(self.model, memo)
+        optimizer = copied(self.optimizer, memo) if self.optimizer else None
+        plan = copy.deepcopy(self.plan, memo)
+        return replace(self, model=model, optimizer=optimizer, plan=plan)
 
 
 def parse(text: str, given: Mapping[str, float] | None = None) -> tuple[Dose, ...]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradcheckup.treatments.anatomy import WeightLayer
 from gradcheckup.treatments.initialization import orthogonal
+from gradcheckup.treatments.memory import scale_inputs
 from gradcheckup.treatments.surgery import reference
 
 
@@ -23,17 +26,22 @@ def trained(model: nn.Module, layer: WeightLayer) -> bool:
     return any(each.requires_grad for each in parameters)
 
 
-def initialize(module: nn.Module, layer: WeightLayer) -> None:
+def initialize(module: nn.Module, layer: WeightLayer, run: Callable[[], Any]) -> dict[str, float]:
     """Orthogonal recurrent weights, Xavier input weights, and gates that keep what they hold.
 
     The identity for a ReLU recurrence (Le, Jaitly & Hinton 2015). Forget gates of an LSTM and
     update gates of a GRU are opened for spans of up to the length of the sequence, b = log(T - 1)
-    (Jozefowicz et al. 2015; Tallec & Ollivier 2018).
+    (Jozefowicz et al. 2015; Tallec & Ollivier 2018). A tanh recurrence has no gates: its inputs are
+    scaled so that they do not saturate it over that length (`memory`).
 
     Args:
         module: A `nn.RNN`, `nn.LSTM`, `nn.GRU` or one of their cells; changed in place, but for
             what is frozen.
         layer: What is known of it.
+        run: Runs the model on a batch.
+
+    Returns:
+        By what Xavier input weights were multiplied, by their name in the module.
     """
     with torch.no_grad():
         own = [each for each in module.named_parameters(recurse=False) if each[1].requires_grad]
@@ -51,6 +59,9 @@ def initialize(module: nn.Module, layer: WeightLayer) -> None:
             if name.startswith("bias_ih") and gates(module):
                 size = _hidden(module)
                 parameter[size : 2 * size] = keep
+    if not isinstance(module, (nn.RNN, nn.RNNCell)) or is_relu(module):
+        return {}
+    return scale_inputs(module, steps(module, layer), run)
 
 
 def gates(module: nn.Module) -> bool:
@@ -66,8 +77,14 @@ def steps(module: nn.Module, layer: WeightLayer) -> int:
     return layer.given[0 if unbatched or not getattr(module, "batch_first", False) else 1]
 
 
-def code(model: nn.Module, layer: WeightLayer) -> str:
-    """The same for the user's own code."""
+def code(model: nn.Module, layer: WeightLayer, factors: Mapping[str, float]) -> str:
+    """The same for the user's own code.
+
+    Args:
+        model: The treated model.
+        layer: Of it.
+        factors: As returned by `initialize`.
+    """
     name, module = reference(model, layer.name), model.get_submodule(layer.name)
     size = f"{name}.hidden_size"
     start = "nn.init.eye_" if is_relu(module) else "nn.init.orthogonal_"
@@ -88,6 +105,9 @@ def code(model: nn.Module, layer: WeightLayer) -> str:
             '        if name.startswith("bias_ih"):  # open the gate that keeps the state',
             f"            values.data[{size} : 2 * {size}] = {keep:.3g}",
         ]
+    if factors:
+        lines.append("# inputs would saturate tanh over the sequence")
+    lines += [f"{name}.{weight}.data *= {factor:.3g}" for weight, factor in factors.items()]
     return "\n".join(lines)
 
 

@@ -223,6 +223,23 @@ class Plan:
 
     stages: Stages
 
+    def shared_out(self, budget: int) -> Iterator[tuple[Stage, int, bool]]:
+        """The stages with the steps of each: half of all for the last one, the rest shared equally.
+
+        Each begins when it is its turn, as in a loop over `stages`.
+
+        Args:
+            budget: Training steps in all; every stage gets one at least.
+
+        Yields:
+            A stage, its training steps, and whether it is the last one.
+        """
+        before_last = len(self.stages) - 1
+        early = max(1, budget // 2 // max(1, before_last))
+        for stage in self.stages:
+            last = stage.index == before_last
+            yield stage, max(1, budget - early * before_last) if last else early, last
+
     def finish(self) -> None:
         """Ends the stage that is running, if one is."""
         for index in range(len(self.stages)):

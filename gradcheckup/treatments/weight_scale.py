@@ -46,8 +46,8 @@ def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effe
         changes.append(Change(_WORDS[variant], tuple(each.name for each in drawn)))
         lines.append(code(model, drawn))
     for layer in loops:
-        recurrence.initialize(model.get_submodule(layer.name), layer)
-        lines.append(recurrence.code(model, layer))
+        factors = recurrence.initialize(model.get_submodule(layer.name), layer, patient.run)
+        lines.append(recurrence.code(model, layer, factors))
     if loops:
         changes.append(Change("orthogonal recurrent weights in", tuple(x.name for x in loops)))
     return Effect(changes=tuple(changes), snippet="\n".join(lines))

@@ -19,9 +19,11 @@ _PAIRS = (
     ("skip_connection", "normalization"),
     ("skip_connection", "activation"),
     ("weight_scale", "gradient_clipping"),
+    ("weight_scale", "normalization"),
 )
 """Pairs whose parts do not undo each other, in the order in which they are applied: one of them
-mends what flows, the other what the optimizer makes of it, or the other half of the flow."""
+mends what flows, the other what the optimizer makes of it, or the other half of the flow. Norms
+undo the scale of the layers in front of them, and not that of the output layer's weights."""
 
 _TRIPLES = (("skip_connection", "normalization", "optimizer"),)
 

@@ -82,17 +82,13 @@ def train(
 
 
 def _stages(treated: Treated, budget: int) -> Iterator[tuple[Optimizer, int, bool]]:
-    """Optimizer and steps of each stage of training; half of the budget is for the last one."""
-    plan = treated.plan
-    if plan is None:
+    """Optimizer and steps of each stage of training, and whether it is the last one."""
+    if treated.plan is None:
         assert treated.optimizer is not None  # noqa: S101 - trials always have one
         yield treated.optimizer, budget, True
         return
-    stages = plan.stages
-    early = max(1, budget // 2 // max(1, len(stages) - 1))
-    for index, stage in enumerate(stages):
-        last = index == len(stages) - 1
-        yield stage.optimizer, max(1, budget - early * index) if last else early, last
+    for stage, steps, last in treated.plan.shared_out(budget):
+        yield stage.optimizer, steps, last
 
 
 def _train(model: nn.Module, optimizer: Optimizer, course: Course, steps: int) -> bool:
