@@ -113,6 +113,35 @@ def test_stages_of_a_chain() -> None:
     assert stages[-1].head is None
 
 
+@pytest.mark.parametrize(
+    ("budget", "shares"), [(100, [25, 25, 50]), (101, [25, 25, 51]), (7, [1, 1, 5]), (1, [1, 1, 1])]
+)
+def test_half_of_a_training_is_for_the_last_stage(budget: int, shares: list[int]) -> None:
+    result = treat(Mlp())
+    given = []
+    for stage, steps, last in result.plan.shared_out(budget):
+        given.append(steps)
+        assert last == (stage.name == "everything")
+        training = {id(each) for each in result.model.parameters() if each.requires_grad}
+        assert training == {id(each) for each in stage.parameters()}  # it has begun
+    assert given == shares
+
+
+def test_a_copy_is_trained_in_place_of_a_treated_model() -> None:
+    """With its plan, whose optimizers are the copy's own."""
+    result = treat(Mlp(), optimizer=lambda model: Adam(model.parameters(), 0.01))
+    before = {key: each.detach().clone() for key, each in result.model.named_parameters()}
+    twin = result.copy()
+    losses = []
+    for each in (twin, result):
+        losses.append([train(each.model, x.optimizer, X) for x in each.plan.stages])
+        if each is twin:
+            for key, parameter in result.model.named_parameters():
+                assert torch.equal(parameter, before[key])
+    assert losses[0] == losses[1]
+    assert not torch.equal(result.model.output.weight, before["output.weight"])
+
+
 def test_a_norm_is_trained_with_its_layer_and_what_is_behind_the_output_always() -> None:
     result = treat(Mlp())
     names = {id(each): name for name, each in result.model.named_parameters()}
