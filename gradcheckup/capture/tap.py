@@ -38,17 +38,17 @@ def outputs_of(module: nn.Module, run: Callable[[], Any]) -> Tensor | None:
     return torch.cat(seen) if seen else None
 
 
-def input_of(module: nn.Module, run: Callable[[], Any]) -> Any:
-    """The first argument of a module's first call in one forward pass; None where it has none.
+def inputs_of(module: nn.Module, run: Callable[[], Any]) -> list[Any]:
+    """The first argument of each call of a module in one forward pass.
 
     Args:
-        module: Whose input.
+        module: Whose inputs.
         run: Runs the model.
     """
     seen: list[Any] = []
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(next(iter((*args, *kwargs.values())), None))
+        seen.append(_detached(next(iter((*args, *kwargs.values())), None)))
 
     handle = module.register_forward_pre_hook(keep, with_kwargs=True)
     try:
@@ -56,7 +56,7 @@ def input_of(module: nn.Module, run: Callable[[], Any]) -> Any:
             run()
     finally:
         handle.remove()
-    return seen[0] if seen else None
+    return seen
 
 
 def returning_tensors(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> set[str]:

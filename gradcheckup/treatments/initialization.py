@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import torch
@@ -14,7 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 from gradcheckup.capture.tap import outputs_of
 from gradcheckup.treatments.anatomy import Anatomy, WeightLayer
 from gradcheckup.treatments.gains import critical_gain, offset
-from gradcheckup.treatments.surgery import reference
+from gradcheckup.treatments.memory import SLOPES, scale_drivers
+from gradcheckup.treatments.surgery import folded
 
 _LSUV_TOLERANCE, _LSUV_ROUNDS = 0.1, 10
 _LEAST_VARIANCE = 1e-12
@@ -28,11 +29,13 @@ class Drawn:
         name: Of the layer.
         std: Their standard deviation.
         offset: What the bias takes back, phi(0) of the activation in front.
+        gain: Of orthogonal weights, which layers in a loop get; None for normal ones.
     """
 
     name: str
     std: float
     offset: float = 0.0
+    gain: float | None = None
 
 
 Mixing = nn.Linear | _ConvNd
@@ -60,7 +63,8 @@ def critical(
     """Draws critical weights for linear layers and convolutions, in execution order.
 
     A norm behind a layer undoes any scale: such layers stay as they are. The first layer is scaled
-    by what it makes of the batch, to mean 0 and variance 1.
+    by what it makes of the batch, to mean 0 and variance 1; one that drives a recurrence, so that
+    its states do not saturate (`memory`).
 
     Args:
         model: Changed in place.
@@ -69,7 +73,7 @@ def critical(
         names: Layers to draw; None for all that no norm follows.
     """
     wanted = None if names is None else set(names)
-    drawn = []
+    drawn: dict[str, Drawn] = {}
     tied: set[Tensor] = set()
     for layer in anatomy.layers:
         module = mixing(model, layer)
@@ -88,9 +92,27 @@ def critical(
                 module.bias.copy_(-offset(kind) * _sums(module))
         if not layer.sources and not layer.output and module.weight not in tied:
             std *= standardize(module, run)
+        gain = critical_gain(kind) if layer.recurrent and module.weight not in tied else None
         tied.add(module.weight)
-        drawn.append(Drawn(layer.name, std, offset(kind)))
-    return drawn
+        drawn[layer.name] = Drawn(layer.name, std, offset(kind), gain)
+        drivers = _drivers(anatomy, layer)
+        if kind is not None and kind in SLOPES and drivers and drawn.keys() >= set(drivers):
+            modules = [model.get_submodule(name) for name in drivers]
+            factor = scale_drivers(module, modules, kind, layer.calls, run)
+            drawn |= {name: replace(drawn[name], std=drawn[name].std * factor) for name in drivers}
+    return list(drawn.values())
+
+
+def _drivers(anatomy: Anatomy, layer: WeightLayer) -> list[str]:
+    """The layers whose outputs join those of one that a state runs through, step by step.
+
+    None where more than this one layer makes a state of the one before: gates, as a rule.
+    """
+    others = [name for name in layer.sources if name != layer.name]
+    found = [anatomy.by_name[name] for name in others if name in anatomy.by_name]
+    alone = layer.recurrent and layer.kind == "linear" and layer.given[-1] == layer.shape[-1]
+    plain = all(each.calls == layer.calls and not each.recurrent for each in found)
+    return others if alone and plain and len(found) == len(others) else []
 
 
 def _activation_before(anatomy: Anatomy, layer: WeightLayer) -> str | None:
@@ -191,32 +213,38 @@ def unit_variance(model: nn.Module, anatomy: Anatomy, run: Callable[[], Any]) ->
 def code(model: nn.Module, drawn: list[Drawn]) -> str:
     """The same for the user's own code, less what the first layer got from the batch."""
     first = {model.get_submodule(each.name).weight: each for each in reversed(drawn)}
-    loops: dict[tuple[bool, bool], list[Drawn]] = {}
+    loops: dict[tuple[str, bool], list[Drawn]] = {}
     for each in drawn:
         module = model.get_submodule(each.name)
         tied = first[module.weight] is not each
         if not tied or is_drawn(module.bias):
             turned = isinstance(module, _ConvNd) and module.transposed
-            loops.setdefault((tied, turned), []).append(each)
+            size = "" if tied else "std" if each.gain is None else "gain"
+            loops.setdefault((size, turned), []).append(each)
     return "\n".join(
-        line for (tied, turned), each in loops.items() for line in _loop(model, each, tied, turned)
+        line for (size, turned), each in loops.items() for line in _loop(model, each, size, turned)
     )
 
 
-def _loop(model: nn.Module, drawn: list[Drawn], tied: bool, turned: bool) -> Iterator[str]:
-    """Lines that go through layers; weights that are tied to those of others are there already."""
+_CALLS = {
+    "std": "nn.init.normal_(layer.weight, std=std)",
+    "gain": "nn.init.orthogonal_(layer.weight, gain)",
+}
+
+
+def _loop(model: nn.Module, drawn: list[Drawn], size: str, turned: bool) -> Iterator[str]:
+    """Lines that go through layers; weights that are tied to those of others have no size."""
     shifted = any(each.offset for each in drawn)
     biased = [is_drawn(model.get_submodule(each.name).bias) for each in drawn]
-    names = ["layer", *([] if tied else ["std"]), *(["offset"] if shifted else [])]
-    yield f"for {', '.join(names)} in ("
-    for each in drawn:
-        values = {"layer": reference(model, each.name), "std": f"{each.std:.3g}"}
-        values["offset"] = f"{each.offset:.3g}"
-        row = ", ".join(values[name] for name in names)
-        yield f"    ({row})," if len(names) > 1 else f"    {row},"
+    names = [*filter(None, [size]), *(["offset"] if shifted else [])]
+    rows = [
+        (each.name, ", ".join(f"{getattr(each, name):.3g}" for name in names)) for each in drawn
+    ]
+    yield f"for {', '.join(['layer', *names])} in ("
+    yield from (f"    {row}," for row in folded(model, rows))
     yield "):"
-    if not tied:
-        yield "    nn.init.normal_(layer.weight, std=std)"
+    if size:
+        yield f"    {_CALLS[size]}"
     if not any(biased):
         return
     if not all(biased):

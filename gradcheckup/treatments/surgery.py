@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from torch import nn
+
+_FEWEST_TO_FOLD = 3
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
@@ -39,6 +41,53 @@ def _position(holder: nn.Module, key: str) -> int:
     return list(holder._modules).index(key)  # noqa: SLF001 - named_children skips repeated modules
 
 
+def folded(model: nn.Module, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Elements of a tuple in code: layers with what belongs to each, or layers alone.
+
+    Runs of layers of one container at regular distances that have the same values are one element,
+    ``*((layer, 0.7) for layer in model[2:20:2])``.
+
+    Args:
+        model: Of which the layers are.
+        rows: Name of a layer and its values as code; an empty text for none.
+    """
+    rest = list(rows)
+    while rest:
+        name, values = rest[0]
+        places = _sliced(model, rest)
+        if len(places) < _FEWEST_TO_FOLD:
+            yield f"({reference(model, name)}, {values})" if values else reference(model, name)
+            rest = rest[1:]
+            continue
+        step = places[1] - places[0]
+        stride = f":{step}" if step > 1 else ""
+        home = reference(model, name.rpartition(".")[0])
+        layers = f"{home}[{places[0]}:{places[-1] + 1}{stride}]"
+        yield f"*((layer, {values}) for layer in {layers})" if values else f"*{layers}"
+        rest = rest[len(places) :]
+
+
+def _sliced(model: nn.Module, rows: Sequence[tuple[str, str]]) -> list[int]:
+    """Positions of the first rows in their container, as far as one slice takes them."""
+    first, wanted = rows[0]
+    home = first.rpartition(".")[0]
+    holder = model.get_submodule(home)
+    # A subclass has a constructor of its own, which a slice would call.
+    if type(holder) not in (nn.Sequential, nn.ModuleList):
+        return []
+    found: list[int] = []
+    for name, values in rows:
+        parent, _, key = name.rpartition(".")
+        if parent != home or values != wanted or key.isidentifier():
+            break
+        place = _position(holder, key)
+        regular = len(found) < 2 or place - found[-1] == found[1] - found[0]
+        if found and (place <= found[-1] or not regular):
+            break
+        found.append(place)
+    return found
+
+
 def assignments(model: nn.Module, expressions: Mapping[str, str]) -> str:
     """Code that puts new modules in the place of old ones.
 
@@ -67,12 +116,22 @@ def assignment(model: nn.Module, name: str, expression: str) -> str:
     return f"{old} = {expression.format(old)}"
 
 
+def _indices(positions: Sequence[int]) -> str:
+    """`range(0, 20, 2)`, where that says it."""
+    first, step = positions[0], positions[1] - positions[0]
+    regular = range(first, positions[-1] + 1, step) if step > 0 else range(0)
+    if list(regular) != list(positions):
+        return f"({', '.join(map(str, positions))})"
+    if step == 1:
+        return f"range({f'{first}, ' if first else ''}{positions[-1] + 1})"
+    return f"range({first}, {positions[-1] + 1}, {step})"
+
+
 def _loop(model: nn.Module, parent: str, keys: list[str], expression: str) -> Iterator[str]:
     home, holder = reference(model, parent), model.get_submodule(parent)
     numbered = isinstance(holder, (nn.Sequential, nn.ModuleList))
     if numbered and not any(key.isidentifier() for key in keys):
-        positions = [str(_position(holder, key)) for key in keys]
-        yield f"for index in ({', '.join(positions)}):"
+        yield f"for index in {_indices([_position(holder, key) for key in keys])}:"
         yield f"    {home}[index] = {expression.format(f'{home}[index]')}"
         return
     names = ", ".join(f'"{key}"' for key in keys)

@@ -105,7 +105,8 @@ def _draw(name: str, module: Mixing, variant: str, options: Mapping[str, float])
 TREATMENT = Treatment(
     key="weight_scale",
     summary="Draws initial weights of a size at which signal and gradient keep theirs.",
-    source="Glorot & Bengio 2010; He et al. 2015; Mishkin & Matas 2016; Schoenholz et al. 2017",
+    source="Glorot & Bengio 2010; He et al. 2015; Mishkin & Matas 2016; Schoenholz et al. 2017; "
+    "Chen, Pennington & Schoenholz 2018",
     variants={
         "auto": "critical for the activation in front, whose value at 0 the bias takes back",
         "normal": "normal with standard deviation std, as tutorials do",
@@ -118,8 +119,9 @@ TREATMENT = Treatment(
     limits=(
         "Not where a norm follows every hidden layer, which undoes any scale. Frozen weights keep "
         "their values, and so do those computed from others (weight_norm). Recurrent layers "
-        "get orthogonal recurrent weights, and an LSTM or GRU gates that keep their state over "
-        "the length of the sequence; attention keeps its weights. xavier and he know neither the "
+        "get orthogonal recurrent weights, one of tanh inputs so weak that it does not saturate "
+        "over the length of the sequence, and an LSTM or GRU gates that keep their state for as "
+        "long; attention keeps its weights. xavier and he know neither the "
         "slope of the activation nor its value at 0, so that they do not suffice behind sigmoids; "
         "neither does normal."
     ),

@@ -87,6 +87,84 @@ def test_a_third_of_the_squared_gradient_lasts_the_sequence(
         assert kept(x, xavier, around) < 0.05
 
 
+class Loop(nn.Module):
+    """A recurrence written by hand, of one layer or two."""
+
+    def __init__(self, count: int = 1, kind: str = "tanh") -> None:
+        super().__init__()
+        self.embed = nn.Linear(FEATURES, 16)
+        self.inward = nn.ModuleList(nn.Linear(each, WIDTH) for each in (16, WIDTH)[:count])
+        self.around = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(count))
+        self.head = nn.Linear(WIDTH, 3)
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = [x.new_zeros(len(x), WIDTH) for _ in self.around]
+        for step in self.embed(x).unbind(1):
+            given = step
+            for index, (inward, around) in enumerate(zip(self.inward, self.around, strict=True)):
+                act = nn.functional.softsign if self.kind == "softsign" else torch.tanh
+                given = states[index] = act(inward(given) + around(states[index]))
+        return self.head(given)
+
+
+@pytest.mark.parametrize("by_snippet", [False, True])
+def test_recurrences_written_by_hand_keep_it(*, by_snippet: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Loop(2), sequences(30)
+    treated = treat(model, "weight_scale", x)
+    net, tolerance = (model, 0.45) if by_snippet else (treated.model, 0.3)
+    if by_snippet:
+        exec(treated.snippet, {"model": model, "nn": nn})  # noqa: S102
+    given = net.embed(x).detach()
+    for inward, around in zip(net.inward, net.around, strict=True):
+        gram = around.weight.detach() @ around.weight.detach().T
+        torch.testing.assert_close(gram, torch.eye(WIDTH), atol=1e-5, rtol=0)
+        assert kept(given, inward.weight, around.weight) == pytest.approx(1 / math.e, rel=tolerance)
+        start = torch.zeros(len(x), WIDTH)
+        given = unrolled(given, inward.weight, around.weight, start).detach()
+
+
+def test_recurrences_of_softsign_keep_it() -> None:
+    torch.manual_seed(0)
+    x = sequences(30)
+    net = treat(Loop(kind="softsign"), "weight_scale", x).model
+    start = torch.zeros(len(x), WIDTH, requires_grad=True)
+    state = start
+    for step in net.embed(x).unbind(1):
+        state = nn.functional.softsign(net.inward[0](step) + net.around[0](state))
+    v = torch.randn(state.shape)
+    (gradient,) = torch.autograd.grad(state, start, v)
+    share = float(gradient.square().sum() / v.square().sum())
+    assert share == pytest.approx(1 / math.e, rel=0.4)
+
+
+class Gated(nn.Module):
+    """A minimal gated unit: h <- (1 - f) h + f tanh(V x + U (f h)) (Zhou et al. 2016)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forget_x, self.forget_h = nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.new_x, self.new_h = nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(len(x), WIDTH)
+        for step in x.unbind(1):
+            gate = torch.sigmoid(self.forget_x(step) + self.forget_h(state))
+            new = torch.tanh(self.new_x(step) + self.new_h(gate * state))
+            state = (1 - gate) * state + gate * new
+        return self.head(state)
+
+
+def test_gates_keep_states_on_their_own() -> None:
+    """Their inputs have variance 1, as those of any first layer."""
+    torch.manual_seed(0)
+    x = sequences(30)
+    net = treat(Gated(), "weight_scale", x).model
+    assert float(net.new_x(x).detach().std()) == pytest.approx(1, rel=0.1)
+
+
 def test_every_layer_of_a_stack_keeps_it() -> None:
     torch.manual_seed(0)
     x = sequences(30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -324,3 +325,67 @@ def test_weights_that_are_computed_from_others_are_left_alone() -> None:
     model = nn.Sequential(normed(nn.Linear(12, 16)), nn.Sigmoid(), normed(nn.Linear(16, 4)))
     with pytest.raises(gradcheckup.TreatmentError, match="and parameters of the layer"):
         treat(model, "weight_scale", torch.randn(8, 12))
+
+
+class Stack(nn.Sequential):
+    """With a constructor that a slice of it could not call."""
+
+    def __init__(self, *, width: int, count: int) -> None:
+        super().__init__(*(nn.Linear(width, width) for _ in range(count)))
+
+
+class Branches(nn.Module):
+    """Layers in containers of every kind, called in an order of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.list = nn.ModuleList(nn.Linear(8, 8) for _ in range(9))
+        self.own = Stack(width=8, count=4)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3))
+        self.one, self.last = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = (*self.list[:4], self.list[6], self.one, *self.own, *self.list[:6:-1])
+        for layer in order:
+            x = torch.tanh(layer(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x)
+
+
+@pytest.mark.parametrize(
+    ("build", "width", "rows"),
+    [
+        (lambda: deep("Tanh", 20, 12).float(), 12, 1),
+        # Four of the list are one; then its seventh, `one`, four, two backwards, three blocks.
+        (Branches, 8, 12),
+    ],
+)
+def test_layers_alike_are_one_line_of_the_snippet(
+    build: Callable[[], nn.Module], width: int, rows: int
+) -> None:
+    torch.manual_seed(0)
+    model = build()
+    result = treat(model, "weight_scale:normal", torch.randn(5, width), std=7.0)
+    before = {name: each.detach().clone() for name, each in model.named_parameters()}
+    lines = result.snippet.splitlines()
+    assert lines.index("):") == rows + 1
+    exec(result.snippet, {"model": model, "nn": nn})  # noqa: S102 - what a user does with it
+    for name, each in model.named_parameters():
+        drawn = name.removesuffix(".weight").removesuffix(".bias") in result.changes[0].layers
+        assert drawn != torch.equal(each, before[name]), name
+        if drawn and name.endswith("weight"):
+            assert float(each.detach().std()) == pytest.approx(7, rel=4 / math.sqrt(2) / width)
+
+
+def test_layers_with_other_values_are_not_folded() -> None:
+    torch.manual_seed(0)
+    widths = (12, 12, 12, 12, 48, 48, 48, 48, 3)
+    layers = [nn.Linear(*pair) for pair in pairwise(widths)]
+    model = nn.Sequential(*(x for each in layers for x in (each, nn.ReLU())))
+    snippet = treat(model, "weight_scale:he", torch.randn(5, 12)).snippet
+    exec(snippet, {"model": model, "nn": nn})  # noqa: S102 - what a user does with it
+    for layer in layers[:-1]:
+        std = math.sqrt(2 / layer.in_features)
+        error = 4 / math.sqrt(2 * layer.weight.numel())
+        assert float(layer.weight.detach().std()) == pytest.approx(std, rel=error)
