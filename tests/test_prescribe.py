@@ -20,6 +20,7 @@ import gradcheckup
 from gradcheckup import Outcome, Prescription, Trial
 from gradcheckup.cli import main
 from gradcheckup.prescription import ranked
+from gradcheckup.trials import in_any_case
 
 CROSS_ENTROPY = nn.CrossEntropyLoss()
 Batch = tuple[Tensor, Tensor]
@@ -303,6 +304,14 @@ def test_binary_outputs_are_counted_by_their_loss() -> None:
         accuracy(nn.BCELoss(), nn.Sigmoid()),
     ):
         assert measured == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("text", in_any_case())
+def test_what_is_tried_in_any_case_applies_to_a_plain_net(text: str) -> None:
+    """In this order: behind norms, say, there is no scale of weights to choose."""
+    model, (batch, *_) = sick(3, 8), digits(1)
+    treated = gradcheckup.treat(model, text, batch, CROSS_ENTROPY, optimizer=torch.optim.SGD)
+    assert " + ".join(treated.treatments) == text
 
 
 def test_refused_treatments_say_why() -> None:

@@ -27,27 +27,30 @@ undo the scale of the layers in front of them, and not that of the output layer'
 
 _TRIPLES = (("skip_connection", "normalization", "optimizer"),)
 
+_RESIDUAL = "weight_scale + skip_connection + normalization"
+"""What very deep nets are made with (He et al. 2016), tried whatever was found."""
+
 
 def candidates(report: Report) -> tuple[str, ...]:
     """The treatments to try for a report, the likeliest first; none where nothing was found.
 
-    What the findings prescribe, what mends flow in general, and pairs of these.
+    What the findings prescribe, what mends flow in general, and combinations of these.
     """
     prescribed = [key for finding in _pressing(report) for key in finding.prescriptions]
     if not prescribed:
         return ()
-    return _with_pairs(dict.fromkeys((*prescribed, *_FLOW, "optimizer")))
+    return _combined(dict.fromkeys((*prescribed, *_FLOW, "optimizer")))
 
 
 def in_any_case() -> tuple[str, ...]:
     """The treatments to try where a model does not learn and nothing was found."""
-    return _with_pairs(dict.fromkeys((*_FLOW, "skip_connection", "optimizer", "gradient_clipping")))
+    return _combined(dict.fromkeys((*_FLOW, "skip_connection", "optimizer", "gradient_clipping")))
 
 
-def _with_pairs(singles: Iterable[str]) -> tuple[str, ...]:
+def _combined(singles: Iterable[str]) -> tuple[str, ...]:
     keys = list(singles)
     groups = (group for group in (*_PAIRS, *_TRIPLES) if all(key in keys for key in group))
-    return (*keys, *map(" + ".join, groups))
+    return (*keys, *map(" + ".join, groups), _RESIDUAL)
 
 
 def _pressing(report: Report) -> Iterator[Finding]:
