@@ -96,6 +96,7 @@ def diagnose(
 
 def assert_healthy(report: Report) -> None:
     """Raises `UnhealthyError`, an AssertionError with the text report, on critical findings."""
+    __tracebackhide__ = True  # pytest shows the line that asserts
     given: Any = report
     if not isinstance(given, Report):
         raise UsageError(f"expected a report of diagnose, got {type(given).__name__}")

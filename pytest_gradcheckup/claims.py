@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from gradcheckup import Finding, LayerRecord, ParameterRecord, Report, Severity, UsageError
 from pytest_gradcheckup.suggestions import suggestion
@@ -54,6 +55,18 @@ class Standing:
 
     name: str
     reason: str
+
+
+def patterns(ignore: Any) -> tuple[str, ...]:
+    """Patterns of names, from one or several.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    given = [ignore] if isinstance(ignore, str) else ignore
+    if not isinstance(given, Iterable) or not all(isinstance(each, str) for each in (*given,)):
+        raise UsageError(f"expected ignore to be names, as ['*.bias'], got {ignore!r}")
+    return tuple(given)
 
 
 def standing(report: Report, ignore: Iterable[str] = ()) -> tuple[Standing, ...]:

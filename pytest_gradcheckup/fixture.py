@@ -17,6 +17,7 @@ from pytest_gradcheckup.differences import check_tolerance, mismatch, missing, r
 from pytest_gradcheckup.failures import failure
 from pytest_gradcheckup.journal import Journal, journal_of
 from pytest_gradcheckup.majority import Verdict
+from pytest_gradcheckup.options import check_probe_options
 from pytest_gradcheckup.probing import Probing
 from pytest_gradcheckup.settings import CheckSettings, matching
 from pytest_gradcheckup.shelf import Mode, Shelf, shelf_of
@@ -120,6 +121,7 @@ class Checker:
                 f"expected a rule code first, as in assert_no('GC101', model, data, criterion), "
                 f"got {type(code).__name__}"
             )
+        check_probe_options(options)
         codes = matching(code, "assert_no")
         judging: dict[str, Any] = {**options, "select": sorted(codes), "ignore": ()}
         if isinstance(model, Report):
@@ -161,6 +163,7 @@ class Checker:
                 "expected the name of a layer second, as in assert_reaches(model, 'stem.conv', "
                 f"data, criterion), got {type(layer).__name__}"
             )
+        check_probe_options(options)
         probe = Probing(model, data, criterion, self._settings, options)
         verdict = probe.decide(lambda report: claims.unreached(report, layer) is not None)
         self._journal.enter("assert_reaches", verdict)
@@ -190,7 +193,8 @@ class Checker:
             UnhealthyError: An AssertionError, with the report.
             GradcheckupError: The model, the data or an option cannot be used.
         """
-        patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+        check_probe_options(options)
+        patterns = claims.patterns(ignore)
         probe = Probing(model, data, criterion, self._settings, options)
         verdict = probe.decide(lambda report: bool(claims.standing(report, patterns)))
         self._journal.enter("assert_all_parameters_train", verdict)
@@ -227,6 +231,7 @@ class Checker:
             ReportError: The baseline is corrupt, or cannot be written.
             GradcheckupError: The model, the data or an option cannot be used.
         """
+        check_probe_options(options)
         check_tolerance(tolerance)
         path = self._shelf.place(name)
         before = None if self._shelf.mode is Mode.UPDATE else self._shelf.read(path)

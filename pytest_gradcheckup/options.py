@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict
 
 import gradcheckup
+from pytest_gradcheckup.tracebacks import HIDDEN
+
+__tracebackhide__ = HIDDEN
 
 
 class ProbeOptions(TypedDict, total=False):
@@ -32,3 +35,17 @@ class CheckOptions(ProbeOptions, total=False):
     ignore: str | Iterable[str]
     thresholds: gradcheckup.Thresholds | Mapping[str, float]
     fail_on: str
+
+
+def check_probe_options(options: Mapping[str, Any]) -> None:
+    """Refuses what says how to judge, for an assertion that no rule judges.
+
+    Raises:
+        UsageError: There is such an option.
+    """
+    judging = CheckOptions.__optional_keys__ - ProbeOptions.__optional_keys__
+    stray = [name for name in options if name in judging]
+    if stray:
+        raise gradcheckup.UsageError(
+            f"{', '.join(stray)}: no bearing on this assertion, whatever rules say; leave it out"
+        )

@@ -68,7 +68,7 @@ def of_run(config: pytest.Config) -> CheckSettings:
         pytest.UsageError: One of them makes no sense.
     """
     if _KEY not in config.stash:
-        settings = _over(CheckSettings(), _of_project(config), "[tool.gradcheckup]")
+        settings = _over(CheckSettings(), *_of_project(config))
         for name in NAMES:
             option = f"--gradcheckup-{name.replace('_', '-')}"
             for where, value in (
@@ -77,6 +77,7 @@ def of_run(config: pytest.Config) -> CheckSettings:
             ):
                 if value is not None:
                     settings = _over(settings, {name: _READERS[name](value, where)}, where)
+        _check_batches(settings, "the settings of the run")
         config.stash[_KEY] = settings
     return config.stash[_KEY]
 
@@ -94,6 +95,7 @@ def of_test(config: pytest.Config, marks: Sequence[pytest.Mark]) -> CheckSetting
                 f"@pytest.mark.gradcheckup takes keywords alone, as steps=4, got {mark.args[0]!r}"
             )
         settings = settings.changed(mark.kwargs, "@pytest.mark.gradcheckup")
+    _check_batches(settings, "@pytest.mark.gradcheckup")
     return settings
 
 
@@ -109,7 +111,16 @@ def matching(word: str, where: str) -> frozenset[str]:
         raise pytest.UsageError(f"{where}: {error}") from None
 
 
-def _of_project(config: pytest.Config) -> Layer:
+def _check_batches(settings: CheckSettings, where: str) -> None:
+    if settings.batches is not None and settings.batches > settings.steps:
+        raise pytest.UsageError(
+            f"{where}: expected at most as many batches as steps, since each step takes one, got "
+            f"batches={settings.batches} and steps={settings.steps}"
+        )
+
+
+def _of_project(config: pytest.Config) -> tuple[Layer, str]:
+    """What ``[tool.gradcheckup]`` says, and where it stands."""
     try:
         project = gradcheckup.load_settings(config.rootpath)
     except gradcheckup.UsageError as error:
@@ -118,7 +129,8 @@ def _of_project(config: pytest.Config) -> Layer:
     # `never` is about the exit code of a command; a test that cannot fail is none.
     if values["fail_on"] == "never":
         values["fail_on"] = None
-    return _read({k: v for k, v in values.items() if v not in (None, (), {})}, str(project.path))
+    where = str(project.path)
+    return _read({k: v for k, v in values.items() if v not in (None, (), {})}, where), where
 
 
 def _over(settings: CheckSettings, layer: Layer, where: str) -> CheckSettings:
@@ -147,9 +159,10 @@ def _whole(least: int, most: int) -> Callable[[Any, str], int]:
         text = isinstance(value, str) and value.strip().isdecimal()
         number = int(value) if text else value
         if type(number) is not int or not least <= number <= most:
-            raise pytest.UsageError(
-                f"{where}: expected a whole number of at least {least}, got {value!r}"
+            bound = (
+                f"at most {most}" if type(number) is int and number > most else f"at least {least}"
             )
+            raise pytest.UsageError(f"{where}: expected a whole number of {bound}, got {value!r}")
         return number
 
     return read

@@ -29,12 +29,12 @@ def summarise(terminal: pytest.TerminalReporter, reports: Sequence[pytest.TestRe
         for value in properties.values([report], properties.CHECK)
     ]
     option = terminal.config.option
-    terminal.section("gradcheckup")
-    if entries:
-        terminal.write_line(_counted(entries))
     # A baseline with a name of its own may serve several tests.
     notes = dict.fromkeys(properties.values(reports, properties.NOTE))
-    for line in (*notes, *_unused(terminal, reports)):
+    lines = [*([_counted(entries)] if entries else []), *notes, *_unused(terminal, reports)]
+    if lines:
+        terminal.section("gradcheckup")
+    for line in lines:
         terminal.write_line(line)
     if option.gradcheckup_report and entries:
         index = Path(option.gradcheckup_report) / "index.md"

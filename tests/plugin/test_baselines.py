@@ -99,6 +99,7 @@ def test_ci_never_writes(run: Run, pytester: pytest.Pytester) -> None:
     result = run(HEALTHY, "--gradcheckup-ci")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*there is no baseline test_flow.json*"])
+    result.stdout.no_fnmatch_line("*= gradcheckup =*")  # there is nothing to sum up
     assert not list(pytester.path.glob("__gradcheckup__/**/*"))
     both = run(HEALTHY, "--gradcheckup-ci", "--gradcheckup-update")
     assert both.ret == pytest.ExitCode.USAGE_ERROR

@@ -68,6 +68,7 @@ def test_frozen_backbone(gradcheckup):
         ("thresholds={'dead_warning': 'x'}", "*expected a number for dead_warning, got 'x'*"),
         ("thresholds=3", "*expected a mapping of limits, got 3*"),
         ("fail_on='never'", "*expected critical or warning, got 'never'*"),
+        ("batches=9", "*at most as many batches as steps*got batches=9 and steps=8*"),
     ],
 )
 def test_marks_that_make_no_sense(run: Run, mark: str, told: str) -> None:
@@ -87,6 +88,8 @@ def test_marks_that_make_no_sense(run: Run, mark: str, told: str) -> None:
         ("--gradcheckup-thresholds=dead_warning=0", "*thresholds: *dead_warning must be above 0*"),
         ("--gradcheckup-thresholds=dead_warning=nan", "*dead_warning must be above 0, got nan*"),
         ("--gradcheckup-thresholds=dead_warning=1,dead_critical=0.5", "*must not be above*"),
+        ("--gradcheckup-seed=4294967296", "*--gradcheckup-seed: expected*at most 2147483648*"),
+        ("--gradcheckup-batches=9", "*at most as many batches as steps*batches=9 and steps=8*"),
         ("--gradcheckup-batches=two", "*--gradcheckup-batches: expected*at least 1, got 'two'*"),
     ],
 )
