@@ -57,7 +57,7 @@ class Standing:
     reason: str
 
 
-def patterns(ignore: Any) -> tuple[str, ...]:
+def name_patterns(ignore: Any) -> tuple[str, ...]:
     """Patterns of names, from one or several.
 
     Raises:

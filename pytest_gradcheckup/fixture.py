@@ -194,7 +194,7 @@ class Checker:
             GradcheckupError: The model, the data or an option cannot be used.
         """
         check_probe_options(options)
-        patterns = claims.patterns(ignore)
+        patterns = claims.name_patterns(ignore)
         probe = Probing(model, data, criterion, self._settings, options)
         verdict = probe.decide(lambda report: bool(claims.standing(report, patterns)))
         self._journal.enter("assert_all_parameters_train", verdict)
