@@ -491,6 +491,7 @@ def test_random_state_is_a_seed_inside_and_what_it_was_outside(
     np.random.seed(5)  # noqa: NPY002 - as above
     random.seed(5)
     wanted = drawn()
+    drawn()  # elsewhere than where the seed leads inside
     before = _surroundings()
     with suppress(KeyError), gradcheckup.random_state(5):
         assert drawn() == wanted

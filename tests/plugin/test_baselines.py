@@ -11,6 +11,7 @@ import pytest
 
 from gradcheckup import ReportError
 from pytest_gradcheckup.baseline import Baseline, LayerLine, compared, dumped, loaded
+from pytest_gradcheckup.files import write_whole
 from pytest_gradcheckup.shelf import Mode, Shelf
 
 Run = Callable[..., pytest.RunResult]
@@ -160,19 +161,26 @@ def test_unused_baselines_are_listed_where_all_tests_ran(
 
 def test_workers_write_one_baseline(tmp_path: Path) -> None:
     """All write the same file, many times, while others read it: it is whole at any time."""
-    large = net(*(line(f"layer{number}", 1.0) for number in range(2000)))
     path = tmp_path / "folder" / "shared.json"
+    large = net(*(line(f"layer{number}", 1.0) for number in range(200)))
     shelves = [Shelf(tmp_path, "test", Mode.UPDATE, lambda *_: None) for _ in range(4)]
 
     def write_and_read(shelf: Shelf) -> int:
         for _ in range(10):
             shelf.write(path, large)
-            found = shelf.read(path)
-            assert found == large
+            assert shelf.read(path) == large
         return 10
 
     with ThreadPoolExecutor(len(shelves)) as pool:
         assert sum(pool.map(write_and_read, shelves)) == 40
+    assert [each.name for each in path.parent.iterdir()] == ["shared.json"]
+    # Who opened it before keeps what it was: it is exchanged, not written over.
+    with path.open(encoding="utf-8") as opened:
+        shelves[0].write(path, net(line("a", 1.0)))
+        assert loaded(opened.read(), "opened") == large
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "half of it, then what is no UTF-8: \ud800")
+    assert shelves[0].read(path) == net(line("a", 1.0))
     assert [each.name for each in path.parent.iterdir()] == ["shared.json"]
 
 
