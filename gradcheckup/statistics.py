@@ -55,12 +55,11 @@ def norm(tensor: Tensor) -> Tensor:
 
 def quick_norm(tensor: Tensor) -> Tensor:
     """L2 norm over all elements in one pass: right to 1e-4, and down to 1e-150 as `norm` is."""
-    values = flat_values(tensor)
-    if values.device.type == "cpu" and values.dtype is torch.float32:
-        quick = _norm(values)
+    if tensor.is_cpu and tensor.dtype is torch.float32 and tensor.layout is torch.strided:
+        quick = _norm(tensor.detach())
         if _SAFE[0] < float(quick) < _SAFE[1]:
             return quick
-    return norm(values)
+    return norm(tensor)
 
 
 def peak(tensor: Tensor) -> Tensor:

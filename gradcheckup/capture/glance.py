@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -40,12 +39,13 @@ class Glance:
         self.failed: Callable[[Exception], None] | None = None
         self._modules = tuple(layers.values())
         self._set: list[RemovableHandle] = []
-        self._awaited: list[list[RemovableHandle]] = [[] for _ in layers]
+        self._watched = [False] * len(layers)
+        self._epoch = 0
 
     def attach(self) -> None:
         """Sets the hooks on the modules; `detach` takes all away again."""
         self._set = [
-            module.register_forward_hook(Hook(partial(self._leave, row), self.failed))
+            module.register_forward_hook(_Outlet(self, row))
             for row, module in enumerate(self._modules)
         ]
 
@@ -54,13 +54,13 @@ class Glance:
         for handle in self._set:
             handle.remove()
         self._set.clear()
-        self._forget()
+        self._epoch += 1
 
     def begin(self) -> None:
         """Forgets the passes before."""
-        for norms in self.norms:
-            norms.clear()
-        self._forget()
+        self.norms = [[] for _ in self.names]
+        self._watched = [False] * len(self.names)
+        self._epoch += 1
 
     def again(self, *, keep: bool) -> None:
         """Another forward pass begins; gradients of the ones before count if they arrive."""
@@ -87,22 +87,52 @@ class Glance:
             math.hypot(*(readings[slot] for slot in each)) if each else None for each in slots
         )
 
-    def _forget(self) -> None:
-        for handles in self._awaited:
-            for handle in handles:
-                handle.remove()
-            handles.clear()
-
-    def _leave(self, row: int, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+    def leave(self, row: int, output: Any) -> None:
+        """A module has returned this."""
         main = output if type(output) is Tensor else next(floating_tensors(output), None)
         if main is None or not main.requires_grad or not torch.is_grad_enabled():
             return
-        handles = self._awaited[row]
-        if transformed() or (handles and in_backward()):
+        if transformed() or (self._watched[row] and in_backward()):
             return  # a checkpoint runs it again: its output is watched already
-        hook = Hook(partial(self._arrives, row), self.failed)
-        handles.append(main.register_hook(hook))  # type: ignore[no-untyped-call]
+        self._watched[row] = True
+        # The graph takes the hook along; one that outlives the step knows it by the epoch.
+        main.register_hook(_Inlet(self, row, self._epoch))  # type: ignore[no-untyped-call]
 
-    def _arrives(self, row: int, gradient: Tensor | None) -> None:
-        if self.differentiating and gradient is not None:
+    def arrives(self, row: int, epoch: int, gradient: Tensor | None) -> None:
+        """The gradient of what a module has returned."""
+        if self.differentiating and epoch == self._epoch and gradient is not None:
             self.norms[row].append(statistics.quick_norm(gradient))
+
+
+class _Outlet(Hook):
+    """Sits on a module; its own `__call__`, since a step calls it once a layer."""
+
+    __slots__ = ("glance", "row")
+
+    def __init__(self, glance: Glance, row: int) -> None:
+        self.glance, self.row = glance, row
+
+    def __call__(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        try:
+            self.glance.leave(self.row, output)
+        except Exception as error:
+            if self.glance.failed is None:
+                raise
+            self.glance.failed(error)
+
+
+class _Inlet(Hook):
+    """Sits on a tensor."""
+
+    __slots__ = ("epoch", "glance", "row")
+
+    def __init__(self, glance: Glance, row: int, epoch: int) -> None:
+        self.glance, self.row, self.epoch = glance, row, epoch
+
+    def __call__(self, gradient: Tensor | None) -> None:
+        try:
+            self.glance.arrives(self.row, self.epoch, gradient)
+        except Exception as error:
+            if self.glance.failed is None:
+                raise
+            self.glance.failed(error)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -25,19 +24,22 @@ def transformed() -> bool:
 
 
 class _Stance:
-    """Who wants eager mode; several may, and leave in another order than they came."""
+    """Who wants eager mode; several may, and leave in another order than they came.
+
+    No generator stands behind it, which Python would close at its exit, when torch is gone.
+    """
 
     def __init__(self) -> None:
         self.holders = 0
         self.setting: Any = None
 
-    def take(self) -> None:
+    def __enter__(self) -> None:
         self.holders += 1
         if self.setting is None and "torch._dynamo" in sys.modules:
             set_stance: Any = getattr(torch.compiler, "set_stance", None)
             self.setting = set_stance("force_eager") if set_stance else None
 
-    def leave(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.holders -= 1
         if not self.holders and self.setting is not None:
             self.setting, setting = None, self.setting
@@ -47,14 +49,9 @@ class _Stance:
 _STANCE = _Stance()
 
 
-@contextmanager
-def eager() -> Iterator[None]:
+def eager() -> AbstractContextManager[None]:
     """Runs compiled parts of the model in eager mode, where hooks see them (torch >= 2.6).
 
     Nothing is compiled where the compiler was never imported, which takes seconds.
     """
-    _STANCE.take()
-    try:
-        yield
-    finally:
-        _STANCE.leave()
+    return _STANCE

@@ -32,7 +32,11 @@ class GradientSample:
             gradient = parameter.grad
             if gradient is None or gradient.layout is not torch.strided:
                 continue
-            part = statistics.flat_values(gradient).reshape(-1)[::stride]
+            taken = -(-gradient.numel() // stride)
+            if gradient.is_contiguous() and not gradient.is_complex():
+                part = gradient.as_strided((taken,), (stride,))
+            else:
+                part = statistics.flat_values(gradient).reshape(-1)[::stride]
             parts.append(part)
             sizes.append((part.numel(), gradient.numel()))
         if not parts:

@@ -62,6 +62,7 @@ class Sampler:
         self._size: Tensor | None = None
         self._gradient_norm: float | None = None
         self._look: Look | None = None
+        self._own: list[nn.Parameter] = []
         self._full = True
         self._looks = 0
         self._last: Step | None = None
@@ -93,11 +94,10 @@ class Sampler:
             if self._looks % WINDOW == 0:
                 self.capture.forget_units()
             self._looks += 1
-        own = [each for each in self._model.parameters() if each.requires_grad]
         self._look = Look(
             self._callable(),
             self.capture if self._full else self._glance,
-            own=own if self._optimizers else (),
+            own=self._own if self._optimizers else (),
             scale=self._scale_now,
             failed=self._failed,
         )
@@ -188,7 +188,8 @@ class Sampler:
         return self._scale.now(next(self._model.parameters()).device)
 
     def _refresh(self) -> None:
-        """Takes note of modules that were exchanged or added."""
+        """Takes note of modules that were exchanged or added, and of what trains."""
+        self._own = [each for each in self._model.parameters() if each.requires_grad]
         names = named_modules(self._model)
         if names != self.names:
             self.names, called = names, self.capture.called

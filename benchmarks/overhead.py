@@ -1,0 +1,202 @@
+"""What watching a training loop costs, against the same loop unwatched.
+
+    python -m benchmarks.overhead
+
+Every way of watching has a net and an optimizer of its own, from the same seed. They take turns of
+ten steps, in an order that is drawn anew each round, so each round gives a pair for each of them,
+and what slows the machine down slows both. On the CPU, seconds are those that one thread computed;
+on a GPU, those of the clock behind `torch.cuda.synchronize()`.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import logging
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import click
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+import gradcheckup
+from benchmarks.workloads import WORKLOADS, Workload
+
+TURN = 10
+
+
+class Loop:
+    """A training loop of its own."""
+
+    def __init__(self, workload: Workload, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.model = workload.model().to(device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        self.inputs, self.targets = (each.to(device) for each in workload.batch())
+        self.clip = False
+        self.device = device
+
+    def step(self) -> None:
+        """One step, as users write it."""
+        self.optimizer.zero_grad()
+        outputs = self.model(self.inputs)
+        nn.functional.cross_entropy(outputs.flatten(0, -2), self.targets.flatten()).backward()
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+
+    def turn(self) -> float:
+        """Seconds of ten steps."""
+        clock = time.thread_time if self.device.type == "cpu" else time.perf_counter
+        self._wait()
+        began = clock()
+        for _ in range(TURN):
+            self.step()
+        self._wait()
+        return clock() - began
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+Way = Callable[[Loop], None]
+"""Attaches something to a loop."""
+
+
+def clipped(loop: Loop) -> None:
+    """For scale: what many loops do anyway."""
+    loop.clip = True
+
+
+def every(steps: int) -> Way:
+    """Gradcheckup at one of so many steps."""
+
+    def attach(loop: Loop) -> None:
+        gradcheckup.watch(loop.model, loop.optimizer, every=steps)
+
+    return attach
+
+
+def wandb_watched(loop: Loop) -> None:
+    """`wandb.watch` as it comes: histograms of gradients, logged every 1000 steps."""
+    import wandb
+
+    run = wandb.init(mode="disabled")
+    run.watch(loop.model)
+
+
+WAYS: Mapping[str, Way] = {
+    "clip_grad_norm_": clipped,
+    "watch, every step": every(1),
+    "watch, every 10th": every(TURN),
+    "wandb.watch, every 10th": wandb_watched,
+    "torchmortem": torchmortem_watched,
+}
+_NEEDS = {"wandb.watch, every 10th": "wandb", "torchmortem": "torchmortem"}
+
+
+@dataclass
+class Times:
+    """Seconds of each turn, of a way of watching and of the plain loop beside it."""
+
+    watched: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Of the ratios, turn by turn."""
+        return statistics.median(a / b for a, b in zip(self.watched, self.plain, strict=True))
+
+    @property
+    def whole(self) -> float:
+        """Of all turns together, so that steps measured in full count as often as they come."""
+        return sum(self.watched) / sum(self.plain)
+
+
+def measure(
+    workload: Workload, ways: Mapping[str, Way], rounds: int, device: torch.device
+) -> dict[str, Times]:
+    """Times all ways of watching in turn, from their first step on."""
+    loops = {name: Loop(workload, device) for name in ("plain", *ways)}
+    for loop in loops.values():
+        loop.turn()  # allocators and caches
+    for name, attach in ways.items():
+        attach(loops[name])
+    found = {name: Times() for name in ways}
+    order = list(loops)
+    for _ in range(rounds):
+        random.shuffle(order)
+        taken = {name: loops[name].turn() for name in order}
+        for name, times in found.items():
+            times.watched.append(taken[name])
+            times.plain.append(taken["plain"])
+    return found
+
+
+def peak(workload: Workload, attach: Way | None) -> int:
+    """The most bytes that live at once in a turn on the CPU: before it, and what it allocates."""
+    loop = Loop(workload, torch.device("cpu"))
+    if attach:
+        attach(loop)
+    loop.turn()
+    before = live_bytes()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        for _ in range(2):
+            loop.step()
+    changes = sorted(
+        (event.start_ns(), event.nbytes())
+        for event in profiled.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
+    live = most = before
+    for _, change in changes:
+        live += change
+        most = max(most, live)
+    return most
+
+
+def live_bytes() -> int:
+    """Of all tensors that Python knows."""
+    gc.collect()
+    held = {
+        each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
+        for each in gc.get_objects()
+        if isinstance(each, Tensor) and each.layout is torch.strided
+    }
+    return sum(held.values())
+
+
+@click.command()
+@click.option("--rounds", default=40, show_default=True, type=click.IntRange(min=3))
+@click.option("--only", help="Workloads whose name begins like this.", default="")
+@click.option("--memory/--no-memory", default=True, show_default=True)
+def main(rounds: int, only: str, memory: bool) -> None:
+    """Print the ratio of watched to plain training, for three loops."""
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    known = {
+        name: way
+        for name, way in WAYS.items()
+        if name not in _NEEDS or importlib.util.find_spec(_NEEDS[name])
+    }
+    click.echo(f"{rounds} rounds of {TURN} steps on {device.type}, torch {torch.__version__}")
+    click.echo("| loop | way | median ratio | of all steps | peak memory |")
+    click.echo("|---|---|---|---|---|")
+    for name, workload in WORKLOADS.items():
+        if not name.startswith(only):
+            continue
+        plain = peak(workload, None) if memory else 0
+        for way, times in measure(workload, known, rounds, device).items():
+            share = f"{peak(workload, known[way]) / plain:.3f}" if plain else "–"
+            click.echo(f"| {name} | {way} | {times.median:.3f} | {times.whole:.3f} | {share} |")
+
+
+if __name__ == "__main__":
+    main()
