@@ -85,11 +85,24 @@ def every(steps: int) -> Way:
 
 
 def wandb_watched(loop: Loop) -> None:
-    """`wandb.watch` as it comes: histograms of gradients, logged every 1000 steps."""
-    import wandb
+    """Wandb's histograms of gradients, offline, at one of ten steps."""
+    import wandb  # a peer, measured where it is installed
 
-    run = wandb.init(mode="disabled")
-    run.watch(loop.model)
+    folder = tempfile.mkdtemp()
+    run = wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True))
+    run.watch(loop.model, log_freq=TURN)
+    # It logs what it saw with what the loop logs.
+    loop.optimizer.register_step_post_hook(lambda *_: run.log({"step": 1}))
+
+
+def torchmortem_watched(loop: Loop) -> None:
+    """Torchmortem as it comes."""
+    import torchmortem  # a peer, measured where it is installed
+
+    logging.getLogger("torchmortem").setLevel(logging.CRITICAL)
+    autopsy = torchmortem.Autopsy(loop.model, optimizer=loop.optimizer)
+    autopsy.__enter__()
+    loop.optimizer.register_step_post_hook(lambda *_: autopsy.step(loss=1.0))
 
 
 WAYS: Mapping[str, Way] = {
