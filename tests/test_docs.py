@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 
-import gradcheckup
 from gradcheckup.cli import main
 from gradcheckup.reports.reference import rules_page
 from gradcheckup.rules import RULES
@@ -30,13 +28,3 @@ def test_the_page_of_rules_has_every_rule() -> None:
     page = (DOCS / "rules.md").read_text("utf-8")
     for rule in RULES:
         assert f"## {rule.code} {rule.name}\n" in page
-
-
-def test_the_loop_of_the_page_on_watching_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (DOCS / "watching.md").read_text("utf-8")
-    loop = page.split("```python\n", 1)[1].split("```", 1)[0]
-    with gradcheckup.random_state(0):
-        exec(compile(loop, "watching.md", "exec"), {})  # noqa: S102 - our own page
-    assert capsys.readouterr().out.startswith(
-        "HEALTHY  Sequential, 2 layers, watched for 200 steps"
-    )
