@@ -17,6 +17,8 @@ class Sample:
             any clipping; estimated from a sample of their elements.
         end_to_end_ratio: Norm of the first layer over that of the reference layer; None where one
             of them is missing.
+        culprits: Where several processes train: of each that read a NaN or Inf in its own share of
+            the batch, its rank and the first such layer, or ``loss``.
     """
 
     index: int
@@ -24,6 +26,7 @@ class Sample:
     norms: tuple[float | None, ...]
     gradient_norm: float | None = None
     end_to_end_ratio: float | None = None
+    culprits: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,10 @@ class History:
         layers: Names of the weight layers, in execution order.
         samples: Oldest first.
         first_bad: Index of the first sampled step with a NaN or Inf; None without any.
+        first_culprits: `Sample.culprits` of that step.
+        processes: How many processes train the model together. Norms are then those over the
+            batches of all, and the loss is the mean of theirs.
+        apart: Sampled steps left out because the processes ran different layers in them.
     """
 
     every: int
@@ -45,3 +52,6 @@ class History:
     layers: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()
     first_bad: int | None = None
+    first_culprits: tuple[tuple[int, str], ...] = ()
+    processes: int = 1
+    apart: int = 0

@@ -105,9 +105,12 @@ def report() -> Report:
                 layers=("块.0", "fc"),
                 samples=(
                     Sample(index=0, loss=2.3, norms=(1e-200, None), end_to_end_ratio=5e-324),
-                    Sample(index=10, loss=None, norms=(math.nan, math.inf)),
+                    Sample(index=10, loss=None, norms=(math.nan, math.inf), culprits=((3, "fc"),)),
                 ),
                 first_bad=10,
+                first_culprits=((3, "fc"),),
+                processes=8,
+                apart=2,
             ),
         ),
         findings=(finding,),
@@ -178,6 +181,7 @@ def records(draw: st.DrawFn, /, record: Callable[..., Any], **given_fields: Any)
         "int | None": st.none() | st.integers(0),
         "tuple[float, ...] | None": st.none() | st.lists(st.floats(), max_size=3).map(tuple),
         "tuple[str, ...]": st.lists(texts, max_size=2).map(tuple),
+        "tuple[tuple[int, str], ...]": _some(st.tuples(st.integers(0), texts)),
         "tuple[str, int] | None": st.none() | st.tuples(texts, st.integers(0)),
     }
     kinds = {field.name: str(field.type) for field in dataclasses.fields(record)}  # type: ignore[arg-type]
@@ -200,7 +204,10 @@ steps = records(
     response=st.none() | records(Response),
 )
 histories = records(
-    History, every=st.integers(1), samples=_some(records(Sample, norms=_some(numbers)))
+    History,
+    every=st.integers(1),
+    processes=st.integers(1),
+    samples=_some(records(Sample, norms=_some(numbers))),
 )
 reports = records(
     Report,

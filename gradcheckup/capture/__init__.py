@@ -10,6 +10,7 @@ from gradcheckup.capture.effect import telling, unexplained, without_effect
 from gradcheckup.capture.glance import Glance
 from gradcheckup.capture.hook import Hook
 from gradcheckup.capture.hooks import Capture
+from gradcheckup.capture.layers import class_name
 from gradcheckup.capture.readings import Measured
 from gradcheckup.capture.response import respond
 from gradcheckup.capture.transforms import eager, transformed
@@ -21,6 +22,7 @@ __all__ = [
     "Hook",
     "Measured",
     "Station",
+    "class_name",
     "eager",
     "listen",
     "respond",

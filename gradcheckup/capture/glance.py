@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from gradcheckup import statistics
 from gradcheckup.capture.backward import in_backward
 from gradcheckup.capture.hook import Hook
+from gradcheckup.capture.pooling import Pooling
 from gradcheckup.capture.readings import Readings, Tray, floating_tensors
 from gradcheckup.capture.transforms import transformed
 
@@ -82,7 +83,7 @@ class Glance:
 
     def put(self, tray: Tray) -> Callable[[Readings], tuple[float | None, ...]]:
         """Puts the norms on a tray; returns what makes numbers of them, one a module."""
-        slots = [[tray.put(norm) for norm in norms] for norms in self.norms]
+        slots = [[tray.put(norm, Pooling.GRADIENT) for norm in norms] for norms in self.norms]
         return lambda readings: tuple(
             math.hypot(*(readings[slot] for slot in each)) if each else None for each in slots
         )

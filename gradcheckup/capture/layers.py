@@ -22,11 +22,23 @@ _WEIGHTS = (
     nn.MultiheadAttention,
 )
 _CONV_KERNEL_DIMS = 4
+_MADE = ("torch.distributed.", "torch.nn.utils.parametrize")
+
+
+def class_name(module: nn.Module) -> str:
+    """Name of the class as its author wrote it.
+
+    `fully_shard` and `parametrize` give a module a class made on the fly, `FSDPNet` for `Net`.
+    """
+    kind: type = type(module)
+    while kind.__module__.startswith(_MADE) and kind.__name__.endswith(kind.__bases__[-1].__name__):
+        kind = kind.__bases__[-1]
+    return kind.__name__
 
 
 def kind(module: nn.Module) -> str:
     """`linear`, `conv2d`, `lstm`; of a class of one's own, its name in lower case."""
-    name = type_name(module) or type(module).__name__.lower()
+    name = type_name(module) or class_name(module).lower()
     return name.removeprefix("nondynamicallyquantizable")
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcheckup import statistics
+from gradcheckup.capture.pooling import Pooling
 from gradcheckup.capture.structure import Node, Place
 from gradcheckup.capture.through_time import Passage
 from gradcheckup.records import Role
@@ -86,25 +87,31 @@ class Measured:
 
 
 class Tray:
-    """Collects 0-d tensors, to carry all of them to the host at once."""
+    """Collects 0-d tensors, to carry all of them to the host at once.
+
+    Attributes:
+        poolings: By place, how the numbers of several processes become one.
+    """
 
     def __init__(self) -> None:
+        self.poolings: list[Pooling] = []
         self._scalars: list[Tensor] = []
 
     @overload
-    def put(self, scalar: Tensor) -> int: ...
+    def put(self, scalar: Tensor, pooling: Pooling = ...) -> int: ...
 
     @overload
-    def put(self, scalar: None) -> None: ...
+    def put(self, scalar: None, pooling: Pooling = ...) -> None: ...
 
     @overload
-    def put(self, scalar: Tensor | None) -> int | None: ...
+    def put(self, scalar: Tensor | None, pooling: Pooling = ...) -> int | None: ...
 
-    def put(self, scalar: Tensor | None) -> int | None:
+    def put(self, scalar: Tensor | None, pooling: Pooling = Pooling.MEAN) -> int | None:
         """Its place on the tray; None for None."""
         if scalar is None:
             return None
         self._scalars.append(scalar)
+        self.poolings.append(pooling)
         return len(self._scalars) - 1
 
     def carry(self) -> Readings:
@@ -126,6 +133,9 @@ class Readings:
     def __getitem__(self, place: int) -> float:
         return self._values[place]
 
+    def __iter__(self) -> Iterator[float]:
+        return iter(self._values)
+
     def get(self, place: int | None) -> float | None:
         """The number at a place; None for None."""
         return None if place is None else self._values[place]
@@ -133,12 +143,13 @@ class Readings:
 
 def put(event: Event, place: Place, tray: Tray) -> Callable[[Readings], Measured]:
     """Puts an event on a tray; returns what makes numbers of it once the tray was carried."""
-    signal, peak = tray.put(event.signal), tray.put(event.peak)
+    signal, peak = tray.put(event.signal, Pooling.SPREAD), tray.put(event.peak)
     saturation, dead = tray.put(event.saturation), tray.put(event.dead)
     entropy, underflow = tray.put(event.attention_entropy), tray.put(event.underflow)
-    norms = [tray.put(gradient) for gradient in event.gradients]
-    times = [tray.put(norm) for norm in event.passage.norms] if event.passage else []
-    linked = [tray.put(each) for each in event.dependences]
+    norms = [tray.put(gradient, Pooling.GRADIENT) for gradient in event.gradients]
+    passed = event.passage.norms if event.passage else ()
+    times = [tray.put(norm, Pooling.GRADIENT) for norm in passed]
+    linked = [tray.put(each, Pooling.SCORE) for each in event.dependences]
 
     def read(readings: Readings) -> Measured:
         return Measured(

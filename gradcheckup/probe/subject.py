@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradcheckup.capture.layers import class_name
 from gradcheckup.errors import ModelError, UsageError
 from gradcheckup.probe.safekeeping import copied, random_state, restored
 from gradcheckup.tracebacks import one_line
@@ -71,7 +72,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Modules by qualified name; the root under its class name."""
-    return {name or type(model).__name__: module for name, module in model.named_modules()}
+    return {name or class_name(model): module for name, module in model.named_modules()}
 
 
 def unwrap_inside(model: nn.Module) -> None:

@@ -40,6 +40,19 @@ def _end(values: Sequence[float | None]) -> str:
 
 def _remarks(history: History) -> Iterator[str]:
     if history.first_bad is not None:
-        yield f"first NaN or Inf at step {history.first_bad}"
+        yield f"first NaN or Inf at step {history.first_bad}{_on_ranks(history)}"
     if history.skipped:
         yield f"{count(history.skipped, 'sampled step')} skipped by the gradient scaler"
+    if history.apart:
+        steps = count(history.apart, "sampled step")
+        yield f"{steps} left out: the processes ran different layers"
+
+
+def _on_ranks(history: History) -> str:
+    """``, in fc2 on rank 3``, or the first of many ranks."""
+    if not history.first_culprits:
+        return ""
+    rank, layer = history.first_culprits[0]
+    others = len(history.first_culprits) - 1
+    more = f" and {others} more of {history.processes}" if others else f" of {history.processes}"
+    return f", in {layer} on rank {rank}{more}"

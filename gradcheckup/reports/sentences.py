@@ -270,9 +270,21 @@ def _not_finite(what: str) -> Callable[[Evidence], list[str]]:
         return [
             f"The first NaN or Inf arose in the {place}{behind}{step}.",
             f"The {flow} grew {number(grown)}× on its way there." if grown else "",
+            _on_ranks(evidence),
         ]
 
     return describe_not_finite
+
+
+def _on_ranks(evidence: Evidence) -> str:
+    rank, ranks, processes = map(evidence.figure, ("rank", "ranks", "processes"))
+    if rank is None or ranks is None or processes is None:
+        return ""
+    step, layer = evidence.figure("rank_step"), evidence.text("rank_layer")
+    others = f" and {ranks - 1:.0f} more" if ranks > 1 else ""
+    return (
+        f"Seen first on rank {rank:.0f}{others} of {processes:.0f}, at step {step:.0f} in {layer}."
+    )
 
 
 def _underflowing(evidence: Evidence) -> list[str]:

@@ -75,6 +75,8 @@ def headline(report: Report) -> tuple[str, str]:
     steps = count(len(report.steps), "probe step")
     if recording.history:
         steps = f"watched for {count(recording.history.steps, 'step')}"
+        if recording.history.processes > 1:
+            steps += f" on {recording.history.processes} processes"
     optimizer = f" with {recording.optimizer}" if recording.optimizer else ""
     about = f"{recording.model}, {_size(report.steps[0])}, {steps}{optimizer}"
     return "HEALTHY" if report.healthy else "UNHEALTHY", about

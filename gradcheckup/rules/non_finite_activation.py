@@ -31,7 +31,12 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
             observed=step.loss,
             steps=(step.index,),
             cause=cause,
-            evidence=(("before", before), ("optimizer", recording.optimizer), *growth),
+            evidence=(
+                ("before", before),
+                ("optimizer", recording.optimizer),
+                *growth,
+                *query.on_ranks(recording),
+            ),
         )
         return
 

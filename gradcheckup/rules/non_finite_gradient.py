@@ -41,6 +41,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
                 ("parameters", len(parameters)),
                 ("total", len(step.parameters)),
                 *growth,
+                *query.on_ranks(recording),
             ),
         )
         return

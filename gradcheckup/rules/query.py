@@ -60,6 +60,24 @@ def is_matrix(parameter: ParameterRecord) -> bool:
     return len(parameter.shape) > 1
 
 
+def on_ranks(recording: Recording) -> tuple[tuple[str, float | int | str], ...]:
+    """Evidence of which process had the first NaN or Inf, where several train the model.
+
+    Averaged gradients carry it into all of them within a step.
+    """
+    history = recording.history
+    if history is None or not history.first_culprits or history.first_bad is None:
+        return ()
+    rank, layer = history.first_culprits[0]
+    return (
+        ("rank", rank),
+        ("ranks", len(history.first_culprits)),
+        ("processes", history.processes),
+        ("rank_layer", layer),
+        ("rank_step", history.first_bad),
+    )
+
+
 def left_out_on_purpose(recording: Recording, left_out: Sequence[ParameterRecord]) -> bool:
     """Whether `compute_loss` trains one net and leaves whole others alone.
 

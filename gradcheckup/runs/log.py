@@ -1,10 +1,10 @@
 """The log of a watched run: JSON Lines, so that a crash loses the line being written at most.
 
-    {"schema": "gradcheckup/run", ..., "start": 0, "every": 10, "rules": [...], ...}
+    {"schema": "gradcheckup/run", ..., "start": 0, "every": 10, "processes": 1, "rules": [...], ...}
     {"look": {...}, "facts": {...}, "layers": ["0", "2"]}
     {"sample": {"index": 10, "loss": 2.3, "norms": [0.1, 0.2], "end_to_end_ratio": 0.5}}
     {"finding": {...}}
-    {"end": {"steps": 900, "skipped": 0, "failure": null}}
+    {"end": {"steps": 900, "skipped": 0, "apart": 0, "failure": null}}
 
 A run that goes on later appends to its log, beginning with another header.
 """
@@ -60,6 +60,7 @@ class RunLog:
                 **header(SCHEMA),
                 "start": run.steps,
                 "every": run.every,
+                "processes": run.processes,
                 "subject": run.subject,
                 "rules": [rule.code for rule in run.rules],
                 "thresholds": encode(run.thresholds, Thresholds),
@@ -93,8 +94,16 @@ class RunLog:
 
     def end(self, run: Run) -> None:
         """Writes the last line and closes the file."""
-        last = {"steps": run.steps, "skipped": run.trace.skipped, "failure": run.failure}
-        self._write({"end": last})
+        self._write(
+            {
+                "end": {
+                    "steps": run.steps,
+                    "skipped": run.trace.skipped,
+                    "apart": run.trace.apart,
+                    "failure": run.failure,
+                }
+            }
+        )
         self.close()
 
     def close(self) -> None:

@@ -76,6 +76,7 @@ def _take(run: Run, line: dict[str, Any]) -> None:
     if "schema" in line:
         run.steps = decode(line.get("start"), int, "start")
         run.every = decode(line.get("every"), int, "every")
+        run.processes = decode(line.get("processes"), int, "processes")
         run.subject = decode(line.get("subject"), str, "subject")
         run.thresholds = decode(line.get("thresholds"), Thresholds, "thresholds")
         codes = decode(line.get("rules"), tuple[str, ...], "rules")
@@ -94,6 +95,7 @@ def _take(run: Run, line: dict[str, Any]) -> None:
     elif "end" in line:
         run.steps = decode(line["end"].get("steps"), int, "end.steps")
         run.trace.skipped = decode(line["end"].get("skipped"), int, "end.skipped")
+        run.trace.apart = decode(line["end"].get("apart"), int, "end.apart")
         run.failure = decode(line["end"].get("failure"), str | None, "end.failure")
 
 

@@ -23,6 +23,7 @@ class Run:
         thresholds: Limits to judge by.
         rules: What to judge by.
         subject: What to call the model in the report.
+        processes: How many processes train the model together.
         steps: Optimizer steps so far.
         trace: What is kept of them.
         failure: Why the monitor stopped by itself; None if it did not.
@@ -34,6 +35,7 @@ class Run:
         self, *, every: int, thresholds: Thresholds, chosen: Sequence[rules.Rule], subject: str
     ) -> None:
         self.every, self.thresholds, self.rules, self.subject = every, thresholds, chosen, subject
+        self.processes = 1
         self.steps = 0
         self.trace = Trace()
         self.failure: str | None = None
@@ -83,7 +85,9 @@ class Run:
             self._facts,
             steps=tuple(self.trace.steps),
             batches=len(self.trace.steps),
-            history=self.trace.history(every=self.every, steps=self.steps),
+            history=self.trace.history(
+                every=self.every, steps=self.steps, processes=self.processes
+            ),
         )
         stopped = (f"the monitor stopped by itself: {self.failure}",) if self.failure else ()
         return Report(

@@ -22,13 +22,16 @@ class Trace:
     Attributes:
         steps: The last full looks, oldest first; as many as `diagnose` makes.
         skipped: Sampled steps whose update the gradient scaler left out.
+        apart: Sampled steps in which several processes ran different layers.
         first_bad: Index of the first sampled step with a NaN or Inf.
     """
 
     def __init__(self) -> None:
         self.steps: deque[Step] = deque(maxlen=WINDOW)
         self.skipped = 0
+        self.apart = 0
         self.first_bad: int | None = None
+        self._first_culprits: tuple[tuple[int, str], ...] = ()
         self._layers: tuple[str, ...] = ()
         self._samples: list[Sample] = []
 
@@ -58,7 +61,7 @@ class Trace:
     def add(self, sample: Sample) -> None:
         """Keeps a sample; of the older half every second one goes when there are too many."""
         if self.first_bad is None and is_bad(sample):
-            self.first_bad = sample.index
+            self.first_bad, self._first_culprits = sample.index, sample.culprits
         self._samples.append(sample)
         if len(self._samples) > _MOST:
             older, newer = self._samples[: _MOST // 2], self._samples[_MOST // 2 :]
@@ -94,9 +97,9 @@ class Trace:
         self.steps = deque(kept, maxlen=WINDOW)
         self._samples = [sample for sample in self._samples if sample.index < index]
         if self.first_bad is not None and self.first_bad >= index:
-            self.first_bad = None
+            self.first_bad, self._first_culprits = None, ()
 
-    def history(self, *, every: int, steps: int) -> History:
+    def history(self, *, every: int, steps: int, processes: int = 1) -> History:
         """The course so far, as a record."""
         return History(
             every=every,
@@ -105,6 +108,9 @@ class Trace:
             layers=self._layers,
             samples=tuple(self._samples),
             first_bad=self.first_bad,
+            first_culprits=self._first_culprits,
+            processes=processes,
+            apart=self.apart,
         )
 
 

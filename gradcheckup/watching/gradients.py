@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcheckup import statistics
+from gradcheckup.watching.processes import is_distributed, own_part, shards
 
 _MOST = 256
 
@@ -23,22 +24,26 @@ class GradientSample:
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._parameters = [each for each in dict.fromkeys(parameters) if each.ndim > 1]
         self._strides = [max(1, each.numel() // _MOST) | 1 for each in self._parameters]
+        self._shards = [shards(each) if is_distributed(each) else 0 for each in self._parameters]
         self._weights: tuple[tuple[int, ...], Tensor] | None = None
 
     def norm(self) -> Tensor | None:
         """A 0-d tensor; None where there is no gradient."""
         parts, sizes = [], []
-        for parameter, stride in zip(self._parameters, self._strides, strict=True):
+        every = zip(self._parameters, self._strides, self._shards, strict=True)
+        for parameter, stride, held_in in every:
             gradient = parameter.grad
             if gradient is None or gradient.layout is not torch.strided:
                 continue
+            if held_in:
+                gradient = own_part(gradient)
             taken = -(-gradient.numel() // stride)
             if gradient.is_contiguous() and not gradient.is_complex():
                 part = gradient.as_strided((taken,), (stride,))
             else:
                 part = statistics.flat_values(gradient).reshape(-1)[::stride]
             parts.append(part)
-            sizes.append((part.numel(), gradient.numel()))
+            sizes.append((part.numel(), gradient.numel() * max(held_in, 1)))
         if not parts:
             return None
         values = torch.cat(parts) if len(parts) > 1 else parts[0]

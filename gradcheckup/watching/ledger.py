@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradcheckup import statistics
+from gradcheckup.capture.pooling import Pooling
 from gradcheckup.capture.readings import Readings, Tray
 from gradcheckup.probe.ledger import owners
 from gradcheckup.records import ParameterRecord
+from gradcheckup.watching.processes import own_part, shards
 
 _MOST = 16384
 _FEW = 32
@@ -80,36 +82,45 @@ class _Page:
     def __init__(self, parameter: Tensor, layer: str, name: str) -> None:
         self.parameter = parameter
         self.layer, self.name = layer, name
-        self.weight = statistics.norm(parameter)
-        self.spread = statistics.row_spread(parameter)
-        self.before = _sample(parameter).clone() if parameter.requires_grad else None
+        part, self.shards = own_part(parameter), shards(parameter)
+        self.weight = self._whole(statistics.norm(part))
+        # The rows of a shard are not all rows, whose mean it takes.
+        self.spread = statistics.row_spread(part) if self.shards == 1 else None
+        self.before = _sample(part).clone() if parameter.requires_grad else None
         self.gradient: Tensor | None = None
         self.seen: Tensor | None = None
 
     def read(self, unit: Tensor | None) -> None:
         gradient = self.parameter.grad
         if gradient is not None:
-            norm = statistics.norm(gradient)
+            part = own_part(gradient)
+            norm = self._whole(statistics.norm(part))
             self.gradient = norm if unit is None else norm / unit.to(norm.device)
-            self.seen = statistics.peak(_sample(gradient))
+            self.seen = statistics.peak(_sample(part))
+
+    def _whole(self, norm: Tensor, share: float = 1.0) -> Tensor:
+        """What the norm of a part says of the whole, on average over all parts."""
+        return norm if self.shards == share else norm * math.sqrt(self.shards / share)
 
     def put(self, rate: float | None, tray: Tray) -> Callable[[Readings], ParameterRecord]:
-        weight, gradient = tray.put(self.weight), tray.put(self.gradient)
+        weight = tray.put(self.weight, Pooling.SPREAD)
+        gradient = tray.put(self.gradient, Pooling.SPREAD)
         spread, seen = tray.put(self.spread), tray.put(self.seen)
         change = moved = None
-        share = 1.0
+        sampled = self.parameter.numel() > _MOST * self.shards
         if self.before is not None:
-            difference = _sample(self.parameter) - self.before
-            change = tray.put(statistics.norm(difference))
-            share = difference.numel() / max(1, self.parameter.numel())
-            if share < 1:
-                moved = tray.put((difference != 0).sum())
+            part = own_part(self.parameter)
+            difference = _sample(part) - self.before
+            share = difference.numel() / part.numel() if part.numel() else 1.0
+            change = tray.put(self._whole(statistics.norm(difference), share), Pooling.SPREAD)
+            if sampled:
+                moved = tray.put((difference != 0).sum() * self.shards)
         layer, name, shape = self.layer, self.name, tuple(self.parameter.shape)
         trainable = self.parameter.requires_grad
 
         def read(readings: Readings) -> ParameterRecord:
             update = readings.get(change)
-            if share < 1 and not _tells(readings.get(moved), readings.get(seen)):
+            if sampled and not _tells(readings.get(moved), readings.get(seen)):
                 update = None
             return ParameterRecord(
                 name=name,
@@ -119,7 +130,7 @@ class _Page:
                 learning_rate=rate,
                 gradient_norm=readings.get(gradient),
                 weight_norm=readings.get(weight),
-                update_norm=None if update is None else update / math.sqrt(share),
+                update_norm=update,
                 row_spread=readings.get(spread),
             )
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from gradcheckup import rules
+from gradcheckup.capture import class_name
 from gradcheckup.checkup import limits_of
 from gradcheckup.errors import UnhealthyError, UsageError
 from gradcheckup.history import Sample
@@ -32,6 +33,7 @@ from gradcheckup.thresholds import Thresholds
 from gradcheckup.tracebacks import one_line
 from gradcheckup.watching.audience import Audience
 from gradcheckup.watching.clock import Clock
+from gradcheckup.watching.processes import Processes, check_wrappers, join
 from gradcheckup.watching.sampler import Sampler
 
 _T = TypeVar("_T")
@@ -55,6 +57,7 @@ def watch(
     stop_on: Severity | str | None = None,
     log: str | Path | None = None,
     subject: str = "",
+    process_group: Any = None,
 ) -> Monitor:
     """Watches a model while an existing loop trains it; the loop stays as it is.
 
@@ -80,13 +83,17 @@ def watch(
         log: A file that gets a line for each sampled step, at once, and can be shown at any time
             with `gradcheckup show`. A run that goes on appends to its log.
         subject: What to call the model in the report.
+        process_group: Where several processes train the model together, each on its share of the
+            batches, and all call this function: those of them that do; None for all. Every one
+            then has the numbers of all, and the log is written by the first.
 
     Returns:
         The monitor; also a context manager that closes it. A monitor that watches the same model
         already is closed.
 
     Raises:
-        UsageError: An argument makes no sense, or the optimizer has none of the model's parameters.
+        UsageError: An argument makes no sense, the optimizer has none of the model's parameters, or
+            other processes do not watch the same.
         ModelError: The model has nothing to train.
         ReportError: The log cannot be written, or is the file of something else.
     """
@@ -113,11 +120,20 @@ def watch(
         chosen=rules.choose_rules(select, ignore),
         subject=subject,
     )
+    check_wrappers(model)
+    processes = join(root, process_group)
+    try:
+        started = _started(log, run, processes, root)
+    except BaseException:
+        if processes is not None:
+            processes.leave()
+        raise
     monitor = Monitor(
         root,
         optimizers,
         run,
-        log=_started(log, run),
+        log=started,
+        processes=processes,
         grad_scaler=grad_scaler,
         on_finding=on_finding,
         stop_on=bound,
@@ -131,6 +147,7 @@ class Monitor:
 
     Attributes:
         closed: Whether it has stopped watching.
+        rank: Of this process among all that train; 0 where it is alone.
     """
 
     def __init__(
@@ -140,6 +157,7 @@ class Monitor:
         run: Run,
         *,
         log: RunLog | None,
+        processes: Processes | None,
         grad_scaler: Any,
         on_finding: Callable[[Finding], object] | None,
         stop_on: Severity | None,
@@ -147,12 +165,15 @@ class Monitor:
         self.closed = False
         self._model, self._optimizers, self._run, self._log = model, optimizers, run, log
         self._on_finding, self._stop_on = on_finding, stop_on
+        self._processes = processes
+        self.rank = processes.rank if processes is not None else 0
         self._sampler = Sampler(
             model,
             optimizers,
             slope=run.thresholds.saturation_slope,
             scaler=grad_scaler,
             failed=self._fails,
+            processes=processes,
         )
         self._sampled = 0
         self._audience = Audience()
@@ -218,6 +239,11 @@ class Monitor:
             return f"the monitor stopped by itself: {self.failure}"
         if not self.steps:
             return "the optimizer has not stepped since watch()"
+        if self._run.trace.apart:
+            return (
+                "the processes ran different layers in every sampled step; pass process_group= of "
+                "those that run the same"
+            )
         return (
             f"in {self.steps} optimizer steps no loss.backward() reached the watched model; watch "
             "the model that the loop runs, before its forward pass"
@@ -291,15 +317,17 @@ class Monitor:
         index = self.steps
         self._run.steps += 1
         fresh: tuple[Finding, ...] = ()
-        if self._sampler.seen:
-            fresh = self._keep(self._sampler.take(index))
+        if self._sampler.due:
+            taken = self._sampler.take(index)
+            fresh = () if self._sampler.waiting else self._keep(taken)
         self._open()
         return fresh
 
     def _keep(self, taken: Step | Sample | None) -> tuple[Finding, ...]:
         """Remembers what was read; returns findings that were not there before."""
         if taken is None:
-            self._run.trace.skipped += 1
+            known, self._run.trace.apart = self._run.trace.apart, self._sampler.apart
+            self._run.trace.skipped += known == self._sampler.apart
             return ()
         self._sampled += 1
         if isinstance(taken, Sample):
@@ -321,7 +349,7 @@ class Monitor:
         """What is known of the model beside its steps."""
         capture = self._sampler.capture
         return Recording(
-            model=type(self._model).__name__,
+            model=class_name(self._model),
             optimizer=" and ".join(map(described, self._optimizers)),
             objective="loop",
             steps=(),
@@ -345,7 +373,7 @@ class Monitor:
         if self.failure is None:
             self._run.failure = f"{type(error).__name__}: {one_line(error)}"
             warnings.warn(
-                f"gradcheckup stopped watching {type(self._model).__name__} at step {self.steps}, "
+                f"gradcheckup stopped watching {class_name(self._model)} at step {self.steps}, "
                 f"your training goes on: {self.failure}",
                 RuntimeWarning,
                 stacklevel=2,
@@ -357,6 +385,8 @@ class Monitor:
     def _ended(self) -> None:
         if not self.closed:
             self.closed = True
+            if self._processes is not None:
+                self._processes.leave()
             self._note(lambda log: log.end(self._run))
 
     def _note(self, write: Callable[[RunLog], None]) -> None:
@@ -381,13 +411,24 @@ def _write_finding(finding: Finding, log: RunLog) -> None:
     log.finding(finding)
 
 
-def _started(path: str | Path | None, run: Run) -> RunLog | None:
-    """The log of a run, with its header; the run goes on counting where the log ends."""
-    if path is None:
-        return None
-    run.steps = steps_so_far(path)
-    log = RunLog(path)
-    log.begin(run)
+def _started(
+    path: str | Path | None, run: Run, processes: Processes | None, model: nn.Module
+) -> RunLog | None:
+    """The log of a run, with its header; the run goes on counting where the log ends.
+
+    Of several processes the first one writes it, and all count as it does.
+    """
+    log = None
+    if processes is not None:
+        run.processes = processes.size
+        shapes = [(name, tuple(each.shape)) for name, each in model.named_parameters()]
+        processes.agree(f"{run.every} {shapes}")
+    if path is not None and (processes is None or processes.leads):
+        run.steps = steps_so_far(path)
+        log = RunLog(path)
+        log.begin(run)
+    if processes is not None:
+        run.steps = processes.first(run.steps)
     return log
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradcheckup.capture import Capture, Glance, eager
-from gradcheckup.capture.readings import Measured, Tray
+from gradcheckup.capture.pooling import Pooling
+from gradcheckup.capture.readings import Measured, Readings, Tray
 from gradcheckup.history import Sample
 from gradcheckup.probe.profile import assemble
 from gradcheckup.probe.subject import named_modules
@@ -22,6 +23,7 @@ from gradcheckup.watching.clock import innermost
 from gradcheckup.watching.gradients import GradientSample
 from gradcheckup.watching.ledger import Ledger
 from gradcheckup.watching.look import Look
+from gradcheckup.watching.processes import Processes, Told, of_glance, of_look
 from gradcheckup.watching.scaling import Scale, left_to
 
 
@@ -31,6 +33,7 @@ class Sampler:
     Attributes:
         capture: What full looks are made with.
         names: The modules by the name they are reported under, as of the last full look.
+        apart: How often the processes saw different things and could make nothing of them.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Sampler:
         slope: float,
         scaler: Any,
         failed: Callable[[Exception], None],
+        processes: Processes | None = None,
     ) -> None:
         """Prepares to look; registers nothing yet.
 
@@ -50,9 +54,10 @@ class Sampler:
             slope: `Thresholds.saturation_slope`.
             scaler: The gradient scaler, if it is known.
             failed: Told of an error of ours inside a forward or backward pass, which goes on.
+            processes: Those that train the model together; None for one.
         """
         self._model, self._optimizers = model, [innermost(each) for each in optimizers]
-        self._slope, self._failed = slope, failed
+        self._slope, self._failed, self._processes = slope, failed, processes
         self._ledger = Ledger(model, optimizers)
         self._scale = Scale(scaler)
         self.names = named_modules(model)
@@ -63,6 +68,8 @@ class Sampler:
         self._gradient_norm: float | None = None
         self._look: Look | None = None
         self._own: list[nn.Parameter] = []
+        self.apart = 0
+        self._culprits: tuple[tuple[int, str], ...] = ()
         self._full = True
         self._looks = 0
         self._last: Step | None = None
@@ -85,6 +92,14 @@ class Sampler:
     def seen(self) -> bool:
         """Whether a backward pass has reached the model since they were set."""
         return self._look is not None and self._look.seen
+
+    @property
+    def due(self) -> bool:
+        """Whether `take` has something to do at the end of this step.
+
+        Other processes may have seen what this one did not, and wait for it.
+        """
+        return self.seen or (self.waiting and self._processes is not None)
 
     def open(self, *, full: bool) -> None:
         """Sets the hooks for the step that comes; the first look is always a full one."""
@@ -145,8 +160,12 @@ class Sampler:
             index: Number of optimizer steps before this one.
 
         Returns:
-            A full look, or a glance; None where the gradient scaler left out the update that the
-            look was at.
+            A full look, or a glance. None where the gradient scaler left out the update that the
+            look was at; where several processes saw different things; and where none of them saw
+            a backward pass, and the hooks stay.
+
+        Raises:
+            LeftAloneError: Another process has left, or does not come.
         """
         look = self._look
         if look is None:
@@ -155,13 +174,17 @@ class Sampler:
             self._ledger.gradients()  # those that came in a closure
         tray = Tray()
         loss, scale, scale_now = map(tray.put, (look.loss, look.scale, self._scale_now()))
-        infinite, size = tray.put(self._infinite), tray.put(self._size)
+        infinite, size = tray.put(self._infinite), tray.put(self._size, Pooling.SPREAD)
         if self._full:
             layers, parameters = self.capture.put(tray), self._ledger.put(tray)
+            readings = self._carried(look, tray, lambda own: of_look(layers(own), own.get(loss)))
         else:
-            norms = self._glance.put(tray)
-        self.close()
-        readings = tray.carry()
+            names, norms = self._glance.names, self._glance.put(tray)
+            readings = self._carried(
+                look, tray, lambda own: of_glance(names, norms(own), own.get(loss))
+            )
+        if readings is None:
+            return None
         if readings.get(scale) != readings.get(scale_now) or readings.get(infinite):
             return None
         unit = readings.get(scale) or 1.0
@@ -176,6 +199,21 @@ class Sampler:
         self._glance = Glance(self._weights(self._last))
         self._glance.failed = self._failed
         return self._last
+
+    def _carried(self, look: Look, tray: Tray, told: Callable[[Readings], Told]) -> Readings | None:
+        """The numbers on a tray, of all processes; None where they did not all see the same."""
+        if self._processes is None:
+            self.close()
+            return tray.carry()
+        own = tray.carry()
+        exchange = self._processes.exchange(
+            told(own) if look.seen else Told(), own, tray.poolings, full=self._full
+        )
+        if exchange.seen:
+            self.close()
+            self._culprits = exchange.culprits
+            self.apart += exchange.readings is None
+        return exchange.readings
 
     def _callable(self) -> list[nn.Module]:
         """What the loop may call: the model, or parts of it."""
@@ -230,6 +268,7 @@ class Sampler:
             norms=tuple(norms),
             gradient_norm=self._gradient_norm,
             end_to_end_ratio=ratio,
+            culprits=self._culprits,
         )
 
 
