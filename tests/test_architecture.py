@@ -64,6 +64,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"runs"}
     | MEASURING
     | {"checkup", "tracebacks", "torch", "typing_extensions"},
+    "integrations": {"errors", "report", "runs", "watching"}
+    | {"torch", "typing_extensions"}
+    | {"lightning", "mlflow", "transformers", "wandb"},
     "treating": {"errors", "probe", "targets", "treatments", "torch"},
     "targets": RECORDS | MEASURING | {"suggestions", "tracebacks", "torch", "numpy"},
     "cli": READING

@@ -14,7 +14,7 @@ norms are those of all calls together, the others their mean.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from gradcheckup.records import Finding, LayerRecord, Role, Severity, Step
 from gradcheckup.runs.run import Run
@@ -48,6 +48,12 @@ def scalars(run: Run) -> dict[str, float]:
     if run.judged is not None and run.judged[0] == sample.index:
         found.update(_of_findings(run.judged[1]))
     return {f"gradcheckup/{name}": value for name, value in found.items() if value is not None}
+
+
+def of_model(scalars: Mapping[str, float]) -> dict[str, float]:
+    """Those of no single layer, which are few for any model."""
+    whole = ("gradcheckup/loss", "gradcheckup/end_to_end_", "gradcheckup/findings/")
+    return {name: value for name, value in scalars.items() if name.startswith(whole)}
 
 
 def _of_look(step: Step) -> Iterator[tuple[str, float | None]]:

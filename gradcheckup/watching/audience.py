@@ -13,24 +13,24 @@ class Audience:
     """Functions that are called after each sampled step."""
 
     def __init__(self) -> None:
-        self._calls: list[Callable[[Any], object]] = []
+        self._calls: list[tuple[str, Callable[[Any], object]]] = []
 
-    def add(self, call: Callable[[Any], object]) -> None:
-        """Has a function called from now on."""
-        self._calls.append(call)
+    def add(self, call: Callable[[Any], object], name: str = "") -> None:
+        """Has a function called from now on; the name is for the warning should it raise."""
+        self._calls.append((name or getattr(call, "__name__", repr(call)), call))
 
-    def tell(self, monitor: object) -> None:
+    def tell(self, news: object) -> None:
         """Calls all of them; one that raises is called no more, and the training goes on."""
-        self._calls = [call for call in self._calls if _succeeds(call, monitor)]
+        self._calls = [(name, call) for name, call in self._calls if _succeeds(name, call, news)]
 
 
-def _succeeds(call: Callable[[Any], object], monitor: object) -> bool:
+def _succeeds(name: str, call: Callable[[Any], object], news: object) -> bool:
     try:
-        call(monitor)
+        call(news)
     except Exception as error:  # noqa: BLE001 - a server that is away, a full disk
         warnings.warn(
-            f"gradcheckup calls {getattr(call, '__qualname__', call)} no more, your training goes "
-            f"on and is watched: {type(error).__name__}: {one_line(error)}",
+            f"gradcheckup calls {name} no more, your training goes on and is watched: "
+            f"{type(error).__name__}: {one_line(error)}",
             RuntimeWarning,
             stacklevel=2,
         )
