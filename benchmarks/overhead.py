@@ -10,8 +10,8 @@ on a GPU, those of the clock behind `torch.cuda.synchronize()`.
 
 from __future__ import annotations
 
-import gc
 import importlib.util
+import itertools
 import logging
 import random
 import statistics
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import click
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import gradcheckup
@@ -154,36 +154,22 @@ def measure(
 
 
 def peak(workload: Workload, attach: Way | None) -> int:
-    """The most bytes that live at once in a turn on the CPU: before it, and what it allocates."""
-    loop = Loop(workload, torch.device("cpu"))
-    if attach:
-        attach(loop)
-    loop.turn()
-    before = live_bytes()
+    """The most bytes that torch holds at once on the CPU, from the model's first to its third step.
+
+    The first two of them are measured in full, where the loop is watched.
+    """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        for _ in range(2):
+        loop = Loop(workload, torch.device("cpu"))
+        if attach:
+            attach(loop)
+        for _ in range(3):
             loop.step()
     changes = sorted(
         (event.start_ns(), event.nbytes())
         for event in profiled.profiler.kineto_results.events()
         if event.name() == "[memory]"
     )
-    live = most = before
-    for _, change in changes:
-        live += change
-        most = max(most, live)
-    return most
-
-
-def live_bytes() -> int:
-    """Of all tensors that Python knows."""
-    gc.collect()
-    held = {
-        each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
-        for each in gc.get_objects()
-        if isinstance(each, Tensor) and each.layout is torch.strided
-    }
-    return sum(held.values())
+    return max(itertools.accumulate(change for _, change in changes))
 
 
 @click.command()

@@ -19,7 +19,7 @@ from gradcheckup.probe.ledger import owners
 from gradcheckup.records import ParameterRecord
 from gradcheckup.watching.processes import own_part, shards
 
-_MOST = 16384
+_MOST = 4096
 _FEW = 32
 
 
