@@ -67,11 +67,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "integrations": {"errors", "report", "runs", "watching"}
     | {"torch", "typing_extensions"}
     | {"lightning", "mlflow", "transformers", "wandb"},
+    # Without torch until the script has imported it: `seeker` alone needs it.
+    "launching": READING
+    | {"capture", "probe", "runs", "tracebacks", "watching"}
+    | {"torch", "typing_extensions"},
     "treating": {"errors", "probe", "targets", "treatments", "torch"},
     "targets": RECORDS | MEASURING | {"suggestions", "tracebacks", "torch", "numpy"},
     "cli": READING
     | {"checkup", "prescribing", "prescription", "reports", "settings", "targets", "tracebacks"}
-    | {"runs", "treatments"}
+    | {"launching", "runs", "treatments"}
     | {"torch", "click", "rich", ""},
     "__main__": {"cli"},
     # The public names; what needs torch is imported when it is first used.
@@ -266,11 +270,13 @@ def test_hooks_are_registered_in_few_places() -> None:
     measuring = {"effect.py", "glance.py", "hooks.py", "response.py", "tap.py"}
     # These wait for a pass or a step to begin and end.
     waiting = {"clock.py", "look.py"}
+    seeking = {"seeker.py", "session.py"}
     # These are parts of a treated model, which the user trains on.
     treating = {"equalizing.py", "shortcuts.py", "stages.py"}
     assert places == {
         *(f"capture/{name}" for name in measuring),
         *(f"watching/{name}" for name in waiting),
+        *(f"launching/{name}" for name in seeking),
         *(f"treatments/{name}" for name in treating),
     }
 

@@ -252,7 +252,7 @@ NET = "from torch import nn\nclass Net(nn.Module):\n    pass\n"
         (["model.py"], "did you mean gradcheckup diagnose model.py?"),
         (["torchvision.models:resnet18"], "diagnose torchvision.models:resnet18?"),
         (["treatments", "normalisation"], "did you mean"),
-        (["lint"], "there are compare, diagnose, explain, prescribe, rules, show, treatments"),
+        (["lint"], "there are compare, diagnose, explain, prescribe, rules, run, show, treatments"),
         (["diagnose"], "Missing argument 'TARGET'"),
         (["diagnose", "model.py", "extra.py"], "unexpected extra argument"),
         (["diagnose", "model.py", "--setps", "3"], "'--steps'"),
@@ -467,7 +467,7 @@ def test_help_and_version(run: Run) -> None:
     assert run("--version").stdout == f"gradcheckup {__version__}\n"
     assert run().exit_code == 2
     assert "exit codes" in run().stdout
-    for name in ("diagnose", "prescribe", "show", "compare", "rules", "explain", "treatments"):
+    for name in main.commands:
         result = run(name, "--help")
         assert result.exit_code == 0
         assert f"gradcheckup {name}" in result.stdout
@@ -489,6 +489,7 @@ def test_cheap_commands_import_no_torch(run: Run, tmp_path: Path) -> None:
     cheap = [
         ["--help"],
         ["diagnose", "--help"],
+        ["run", "--help"],
         ["rules"],
         ["explain", "GC101"],
         ["show", "r.json", "--verbose", "--plot", "f.png"],

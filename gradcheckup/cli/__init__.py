@@ -10,6 +10,7 @@ from gradcheckup.cli.diagnose import diagnose
 from gradcheckup.cli.failures import Commands, traceback_option
 from gradcheckup.cli.knowledge import explain, rules
 from gradcheckup.cli.prescribe import prescribe
+from gradcheckup.cli.run import run
 from gradcheckup.cli.show import show
 from gradcheckup.cli.treatments import treatments
 
@@ -17,12 +18,13 @@ _EPILOG = """\b
 examples
   gradcheckup diagnose model.py
   gradcheckup prescribe model.py
+  gradcheckup run train.py --epochs 3
   gradcheckup diagnose torchvision.models:resnet50 --input 8,3,96,96
   gradcheckup explain GC101
 
 \b
 exit codes
-  0    healthy
+  0    healthy; run has the exit code of the script
   1    findings as bad as --fail-on or worse
   2    a wrong option, or a target that cannot be diagnosed
   3    a bug in gradcheckup
@@ -32,7 +34,7 @@ exit codes
 
 @click.group(
     cls=Commands,
-    commands=[diagnose, prescribe, show, compare, rules, explain, treatments],
+    commands=[diagnose, prescribe, run, show, compare, rules, explain, treatments],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog=_EPILOG,
     invoke_without_command=True,

@@ -40,10 +40,15 @@ def width_of(stream: TextIO) -> int:
 
 def stdout_form(*, no_color: bool) -> dict[str, Any]:
     """Width, colour and encoding of what goes to stdout, as every text report takes them."""
+    return stream_form(sys.stdout, no_color=no_color)
+
+
+def stream_form(stream: TextIO, *, no_color: bool) -> dict[str, Any]:
+    """The same for another stream."""
     return {
-        "width": width_of(sys.stdout),
-        "color": color_wanted(sys.stdout, refused=no_color),
-        "encoding": sys.stdout.encoding or "utf-8",
+        "width": width_of(stream),
+        "color": color_wanted(stream, refused=no_color),
+        "encoding": stream.encoding or "utf-8",
     }
 
 
@@ -62,11 +67,16 @@ def wrapped(text: str, width: int, *, first: str = "", other: str = "") -> str:
 def print_out(text: str) -> None:
     """Write a line to stdout; a reader that has gone (``| head``) does not change the verdict."""
     try:
-        encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        sys.stdout.flush()
+        write_line(text, sys.stdout)
     except BrokenPipeError:
         silence_stdout()
+
+
+def write_line(text: str, stream: TextIO) -> None:
+    """Write a line; what the stream cannot encode is escaped."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()
 
 
 def silence_stdout() -> None:

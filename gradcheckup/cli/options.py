@@ -143,7 +143,7 @@ def checkup(given: dict[str, Any], settings: Settings) -> Checkup:
         seed=seed,
         select=select,
         ignore=ignore,
-        thresholds=Thresholds(**{**settings.thresholds, **_limits(given["limits"])}),
+        thresholds=Thresholds(**{**settings.thresholds, **limits_given(given["limits"])}),
     )
 
 
@@ -157,7 +157,12 @@ def split(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
-def _limits(pairs: Sequence[str]) -> dict[str, float]:
+def limits_given(pairs: Sequence[str]) -> dict[str, float]:
+    """``NAME=VALUE`` of each ``--threshold``.
+
+    Raises:
+        UsageError: One is no limit, or no number.
+    """
     limits = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")

@@ -7,6 +7,6 @@ hold. What was read is kept by `gradcheckup.runs`.
 
 from __future__ import annotations
 
-from gradcheckup.watching.monitor import Monitor, watch
+from gradcheckup.watching.monitor import Monitor, watch, watching
 
-__all__ = ["Monitor", "watch"]
+__all__ = ["Monitor", "watch", "watching"]

@@ -142,6 +142,13 @@ def watch(
     return monitor
 
 
+def watching(model: nn.Module) -> Monitor | None:
+    """What watches a model at the moment, if anything does."""
+    found = _OPEN.get(unwrap(model))
+    monitor = found() if found is not None else None
+    return None if monitor is None or monitor.closed else monitor
+
+
 class Monitor:
     """Watches one model; made by `watch`.
 
@@ -188,6 +195,11 @@ class Monitor:
         self._safely(self._open)
 
     # -- what users call --------------------------------------------------------------------
+
+    @property
+    def run(self) -> Run:
+        """What is remembered of the run: numbers alone, which keep no model alive."""
+        return self._run
 
     @property
     def steps(self) -> int:
