@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -251,6 +252,51 @@ def test_a_trace_asks_for_looks_until_enough_have_seen_the_ratio_leave() -> None
 class _Look:
     """As much of a step as a trace asks for."""
 
+    layers = ()
+
     def __init__(self, index: int, ratio: float) -> None:
         self.index = index
         self.end_to_end_ratio = ratio
+
+
+def _learning(harm: Callable[[nn.Sequential], None], at: int) -> list[tuple[int, str]]:
+    """Trains a net that learns, and harms it at a step; returns what was found, and when."""
+    torch.manual_seed(0)
+    sizes = [(12, 24), (24, 24), (24, 24)]
+    hidden = [each for pair in sizes for each in (nn.Linear(*pair), nn.ReLU())]
+    model = nn.Sequential(*hidden, nn.Linear(24, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    found: list[tuple[int, str]] = []
+    with gradcheckup.watch(
+        model, optimizer, every=2, on_finding=lambda each: found.append((monitor.steps, each.code))
+    ) as monitor:
+        for index in range(160):
+            if index == at:
+                harm(model)
+            train(model, optimizer, 1)
+    return found
+
+
+def _cut(model: nn.Sequential) -> None:
+    model[2].register_forward_hook(lambda *given: given[-1].detach())
+
+
+def _silence(model: nn.Sequential) -> None:
+    with torch.no_grad():
+        model[2].bias.fill_(-50.0)
+
+
+@pytest.mark.parametrize(
+    ("harm", "code"), [(_cut, "GC103"), (_silence, "GC202")], ids=["cut", "silence"]
+)
+def test_what_goes_wrong_in_the_middle_of_a_run_is_found_soon(
+    harm: Callable[[nn.Sequential], None], code: str
+) -> None:
+    """Within ten samples to notice and four looks to judge, not with the next due look."""
+    ((step, found),) = [each for each in _learning(harm, at=80) if each[1] == code]
+    assert found == code
+    assert 80 < step <= 80 + 2 * (10 + 4) + 2
+
+
+def test_a_run_in_which_nothing_goes_wrong_is_told_nothing() -> None:
+    assert _learning(lambda _: None, at=80) == []

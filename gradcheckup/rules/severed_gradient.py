@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gradcheckup.records import Finding, Recording, Role, Severity
 from gradcheckup.rules import query
@@ -13,6 +14,8 @@ from gradcheckup.thresholds import Thresholds
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags layers whose trainable parameters and output both have no gradient at any step."""
     del thresholds
+    if recording.history:  # a long run: what was cut in the middle of it counts
+        recording = replace(recording, steps=recording.settled)
     step = recording.steps[0]
     idle = {*recording.never_called, *recording.without_effect}
     without = {
@@ -72,7 +75,8 @@ RULE = Rule(
         "The module ran, its parameters require grad and are in the optimizer, and after every "
         "backward of the probe both dL/dy of its output and the gradients of its parameters are "
         "None (not 0), while changing its output changes the loss. The cut lies between the last "
-        "such layer and the next one with a gradient."
+        "such layer and the next one with a gradient. In a run that is watched: after every one in "
+        "the later half of the looks."
     ),
     default="No limit: a gradient is there or not.",
     false_alarms=(

@@ -70,9 +70,9 @@ class Trace:
     def strays(self, low: float, high: float, *, looks: int) -> bool:
         """Whether a full look is due before its time.
 
-        So it is where the last sample was not finite and no full look has seen that, and where the
-        end-to-end ratio of the latest samples has left its range and not all of the latest looks
-        were made since.
+        So it is where the last sample was not finite and no full look has seen that; and where in
+        the latest samples the end-to-end ratio has left its range, or a layer has no gradient any
+        more, and not all of the latest looks were made since.
 
         Args:
             low: Where the range of the ratio begins.
@@ -81,15 +81,27 @@ class Trace:
         """
         if not self._samples or not self.steps:
             return False
-        last = self._samples[-1]
-        if is_bad(last) and last.index != self.steps[-1].index:
+        last, seen = self._samples[-1], list(self.steps)[-looks:]
+        if is_bad(last) and last.index != seen[-1].index:
             return True
-        ratios = [each.end_to_end_ratio for each in self._samples[-_LATEST:]]
-        known = [ratio for ratio in ratios if ratio is not None]
-        if len(known) < _LATEST or low <= median(known) <= high:
+        if len(self._samples) <= _LATEST:
             return False
-        before = [step.end_to_end_ratio for step in list(self.steps)[-looks:]]
-        return any(ratio is not None and low <= ratio <= high for ratio in before)
+        latest = self._samples[-_LATEST:]
+        ratios = [each.end_to_end_ratio for each in latest if each.end_to_end_ratio is not None]
+        if ratios and not low <= median(ratios) <= high:
+            before = (step.end_to_end_ratio for step in seen)
+            return any(ratio is not None and low <= ratio <= high for ratio in before)
+        silent = {
+            name
+            for layer, name in enumerate(self._layers)
+            if all(each.norms[layer] is None for each in latest)
+        }
+        return any(
+            layer.gradient_norm is not None
+            for step in (seen if silent else ())
+            for layer in step.layers
+            if layer.name in silent
+        )
 
     def forget_from(self, index: int) -> None:
         """Forgets this step and what came later: a run went on from here."""
