@@ -148,7 +148,9 @@ def test_the_users_objects_stay_as_they_are() -> None:
 def test_the_same_seed_gives_the_same_trials() -> None:
     def run() -> list[tuple[str, float]]:
         chosen = ["weight_scale", "activation:gelu"]
-        made = gradcheckup.prescribe(sick(), digits(6), CROSS_ENTROPY, treatments=chosen, budget=8)
+        made = gradcheckup.prescribe(
+            sick(), digits(6), CROSS_ENTROPY, treatments=chosen, budget=8, steps=3
+        )
         assert made.random is not None
         return [(each.treatment, each.loss) for each in (*made.trials, made.random)]
 
