@@ -130,7 +130,7 @@ def check_trainable(model: nn.Module) -> None:
             "take the module it was made from"
         )
     parameters = list(model.parameters())
-    if any(isinstance(each, nn.parameter.UninitializedParameter) for each in parameters):
+    if any(map(nn.parameter.is_lazy, parameters)):
         raise ModelError(
             "expected a model with initialised parameters, got lazy ones: "
             "run one batch through the model first"

@@ -6,6 +6,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +34,7 @@ from gradcheckup.thresholds import Thresholds
 from gradcheckup.tracebacks import one_line
 from gradcheckup.watching.audience import Audience
 from gradcheckup.watching.clock import Clock
-from gradcheckup.watching.processes import Processes, check_wrappers, join
+from gradcheckup.watching.processes import Processes, check_wrappers, join, known
 from gradcheckup.watching.sampler import Sampler
 
 _T = TypeVar("_T")
@@ -173,6 +174,7 @@ class Monitor:
         self._model, self._optimizers, self._run, self._log = model, optimizers, run, log
         self._on_finding, self._stop_on = on_finding, stop_on
         self._processes = processes
+        self._known = known()
         self.rank = processes.rank if processes is not None else 0
         self._sampler = Sampler(
             model,
@@ -243,7 +245,11 @@ class Monitor:
             raise UsageError(
                 f"expected a sampled training step to report on, but there is none: {self._why()}"
             )
-        return self._run.report()
+        report = self._run.report()
+        if self._known == 1 and known() > 1:
+            note = "the batches of this process are all: watch() came before init_process_group()"
+            report = replace(report, assumptions=(*report.assumptions, note))
+        return report
 
     def _why(self) -> str:
         """Why nothing was sampled."""

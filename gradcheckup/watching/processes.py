@@ -206,6 +206,11 @@ class Processes:
         return totals.tolist()
 
 
+def known() -> int:
+    """How many processes `torch.distributed` knows now."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def join(model: nn.Module, process_group: Any) -> Processes | None:
     """Meets the other processes that train a model.
 

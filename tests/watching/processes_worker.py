@@ -27,9 +27,13 @@ from gradcheckup.watching import processes
 
 try:
     from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-except ImportError:  # torch < 2.6
+except ImportError:  # torch < 2.6, where it needs a GPU
     from torch.distributed._composable.fsdp import fully_shard
     from torch.distributed.fsdp import FullyShardedDataParallel
+
+    SHARDS = False
+else:
+    SHARDS = True
 
 ROWS = 16
 STEPS = 9
@@ -310,6 +314,8 @@ def resumed(rank: int, folder: Path) -> dict[str, Any]:
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
+    net = Net()
+    early, _ = train(net, lambda made: watch(net, made))
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     rank = dist.get_rank()
     scenarios = (
@@ -317,14 +323,14 @@ def main() -> None:
         by_hand,
         ddp,
         rarely,
-        fsdp,
-        hybrid,
+        *((fsdp, hybrid) if SHARDS else ()),
         poisoned,
         poisoned_unstopped,
         different,
         broken,
     )
     results: dict[str, Any] = {each.__name__: each(rank) for each in scenarios}
+    results["early"] = told(early)
     results["resumed"] = resumed(rank, folder)
     results["refusals"] = refusals(rank)
     (folder / f"{rank}.json").write_text(json.dumps(results))
