@@ -13,7 +13,7 @@ from gradcheckup.capture.hooks import Capture
 from gradcheckup.capture.layers import class_name
 from gradcheckup.capture.readings import Measured
 from gradcheckup.capture.response import respond
-from gradcheckup.capture.transforms import eager, transformed
+from gradcheckup.capture.transforms import can_be_eager, eager, transformed
 from gradcheckup.capture.wiring import Station, wiring
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Hook",
     "Measured",
     "Station",
+    "can_be_eager",
     "class_name",
     "eager",
     "listen",

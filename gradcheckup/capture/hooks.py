@@ -138,6 +138,7 @@ class Capture:
         self._passes += 1
         if not keep:
             self._events.clear()
+            self._calls.clear()
         elif self._passes > _MOST_PASSES:
             last = self._passes - _MOST_PASSES
             self._events = [event for event in self._events if event.passed >= last]

@@ -23,6 +23,11 @@ def transformed() -> bool:
     return _FUNCTORCH_LEVEL() is not None
 
 
+def can_be_eager() -> bool:
+    """Whether compiled parts of a model can be run in eager mode (torch >= 2.6)."""
+    return hasattr(torch.compiler, "set_stance")
+
+
 class _Stance:
     """Who wants eager mode; several may, and leave in another order than they came.
 
@@ -41,7 +46,7 @@ class _Stance:
 
     def __exit__(self, *_: object) -> None:
         self.holders -= 1
-        if not self.holders and self.setting is not None:
+        if not self.holders and self.setting is not None and not sys.is_finalizing():
             self.setting, setting = None, self.setting
             setting.__exit__(None, None, None)
 

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
+from gradcheckup.capture import transformed
+
 
 def innermost(optimizer: Optimizer) -> Optimizer:
     """The optimizer that makes the update, inside those that trainers wrap around it."""
@@ -57,6 +59,7 @@ class Clock:
         """
         self._all = len(optimizers)
         self._own = {id(each) for each in own}
+        self._stepping: set[int] = set()
         self._stepped: set[int] = set()
         self._before, self._updated = before, updated
         self._after, self._elsewhere = after, elsewhere
@@ -92,6 +95,9 @@ class Clock:
                 self._elsewhere()
 
     def _begins(self, number: int, *_: Any) -> None:
+        if transformed():
+            return  # a compiled `step` that is being traced: it would raise, and tells nothing
+        self._stepping.add(number)
         with self._hook():
             if number in self._stepped:
                 self._over()
@@ -99,6 +105,9 @@ class Clock:
                 self._before()
 
     def _ended(self, number: int, *_: Any) -> None:
+        if transformed() or number not in self._stepping:
+            return  # the `step` of a subclass, whose `super().step()` has told already
+        self._stepping.remove(number)
         with self._hook():
             self._updated()
             self._stepped.add(number)
@@ -123,6 +132,8 @@ class Clock:
 
 
 def _any_ended(clock: weakref.ref[Clock], optimizer: Optimizer, *_: Any) -> None:
+    if transformed():
+        return
     found = clock()
     if found is not None:
         found.elsewhere(optimizer)

@@ -59,6 +59,9 @@ class Look:
         scale: What the loss was multiplied with, as a 0-d tensor; None without a gradient scaler.
         seen: Whether a backward pass has reached the model.
         rooted: Whether the first of the modules made all passes.
+        updating: Set once the optimizer steps: what it asks a closure for is all one step, and
+            gradients that go afterwards have done their work.
+        discarded: How many passes were seen whose gradients came to nothing.
     """
 
     def __init__(
@@ -84,6 +87,8 @@ class Look:
         self.scale: Tensor | None = None
         self.seen = False
         self.rooted = True
+        self.updating = False
+        self.discarded = 0
         self._modules = tuple(modules)
         self._own, self._scale_now, self._failed = own, scale, failed
         self._witness: Tensor | None = None
@@ -106,17 +111,19 @@ class Look:
 
     def close(self) -> None:
         """Takes every hook away, also those of a pass that was interrupted."""
-        self._stopped = True
-        stop_listening(self)
-        self.instrument.differentiating = False
-        self.instrument.detach()
+        self._stop()
         self._finish()
 
     def give_up(self) -> None:
         """The same from inside a pass, whose end is waited for."""
+        self._stop()
         if not self._running:
-            self.close()
+            self._finish()
+
+    def _stop(self) -> None:
         self._stopped = True
+        stop_listening(self)
+        self.instrument.differentiating = False
         self.instrument.detach()
 
     # -- forward passes -----------------------------------------------------------------------
@@ -129,7 +136,7 @@ class Look:
         self._running.append(module)
         if len(self._running) > 1:
             return
-        if self.seen and self._discarded():
+        if self.seen and self._is_discarded():
             self._restart()
         if self.seen or self._stopped:
             return
@@ -168,7 +175,7 @@ class Look:
         self._safely(self._ends)
 
     def _begins(self, loss: Sequence[Any], weights: Sequence[Any]) -> None:
-        if self.seen and self._discarded():
+        if self.seen and self._is_discarded():
             self._restart()
         roots = [each for each in loss if isinstance(each, Tensor)]
         if self.seen or self._stopped or not self.instrument.settle(roots):
@@ -184,12 +191,14 @@ class Look:
                 self._witness = next((each for each in self._own if each.grad is not None), None)
                 self.instrument.detach()
 
-    def _discarded(self) -> bool:
+    def _is_discarded(self) -> bool:
         """Whether the gradients that were seen are gone, and no update was made of them."""
-        return self._witness is not None and self._witness.grad is None
+        gone = self._witness is not None and self._witness.grad is None
+        return gone and not self.updating and not self._stopped
 
     def _restart(self) -> None:
         self.seen, self._witness = False, None
+        self.discarded += 1
         self.instrument.begin()
         self.instrument.attach()
 

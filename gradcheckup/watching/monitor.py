@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from gradcheckup import rules
-from gradcheckup.capture import class_name
+from gradcheckup.capture import can_be_eager, class_name
 from gradcheckup.checkup import limits_of
 from gradcheckup.errors import UnhealthyError, UsageError
 from gradcheckup.history import Sample
@@ -40,6 +40,7 @@ from gradcheckup.watching.sampler import Sampler
 _T = TypeVar("_T")
 
 _FULL_EVERY = 32
+_PATIENCE = 3
 
 _OPEN: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Monitor]] = weakref.WeakKeyDictionary()
 """The monitor of each watched model, which refers to the model."""
@@ -105,16 +106,20 @@ def watch(
         raise UsageError(f"expected every to be a whole number of at least 1, got {every!r}")
     if on_finding is not None and not callable(on_finding):
         raise UsageError(f"expected on_finding to be a function, got {type(on_finding).__name__}")
+    if grad_scaler is not None and not callable(getattr(grad_scaler, "scale", None)):
+        kind = type(grad_scaler).__name__
+        raise UsageError(f"expected grad_scaler to be a torch.amp.GradScaler or None, got {kind}")
     bound = _severity(stop_on)
     root = unwrap(model)
+    if not can_be_eager() and any(hasattr(each, "_orig_mod") for each in given.modules()):
+        raise UsageError(
+            "expected torch 2.6 or later to watch a model that was compiled: before, hooks see "
+            "nothing of it; upgrade, or leave torch.compile out"
+        )
     check_trainable(root)
     optimizers = _optimizers(optimizer)
     for each in optimizers:
         check_bound(each, root)
-    before = _OPEN.get(root)
-    earlier = before() if before is not None else None
-    if earlier is not None:
-        earlier.close()
     run = Run(
         every=every,
         thresholds=limits_of(thresholds),
@@ -122,6 +127,10 @@ def watch(
         subject=subject,
     )
     check_wrappers(model)
+    before = _OPEN.get(root)
+    earlier = before() if before is not None else None
+    if earlier is not None:
+        earlier.close()
     processes = join(root, process_group)
     try:
         started = _started(log, run, processes, root)
@@ -190,7 +199,7 @@ class Monitor:
             optimizers,
             model.parameters(),
             before=partial(self._safely, self._sampler.before_update),
-            updated=self._sampler.updated,
+            updated=partial(self._safely, self._sampler.updated),
             after=self._over,
             elsewhere=partial(self._safely, self._elsewhere),
         )
@@ -256,7 +265,10 @@ class Monitor:
         if self.failure:
             return f"the monitor stopped by itself: {self.failure}"
         if not self.steps:
-            return "the optimizer has not stepped since watch()"
+            return (
+                "the optimizer has not stepped since watch(); where its step() is compiled, watch "
+                "without an optimizer and call monitor.step()"
+            )
         if self._run.trace.apart:
             return (
                 "the processes ran different layers in every sampled step; pass process_group= of "
@@ -271,7 +283,8 @@ class Monitor:
         """Tells that an optimizer step is over, in a loop that calls no `optimizer.step()`.
 
         Raises:
-            UsageError: The monitor watches an optimizer, which tells by itself.
+            UsageError: The monitor watches an optimizer, which tells by itself; or it was closed
+                before it saw a step. One that is closed later takes no notice.
             UnhealthyError: See `stop_on` of `watch`.
         """
         if self._optimizers:
@@ -279,6 +292,10 @@ class Monitor:
                 "expected no monitor.step() beside an optimizer that is watched: its own step() "
                 "counts"
             )
+        if self.closed:
+            if not self.steps and not self.failure:
+                raise UsageError("expected an open monitor, but it was closed before any step")
+            return
         self._safely(self._sampler.before_update)
         self._over()
 
@@ -303,7 +320,7 @@ class Monitor:
 
     def _open(self) -> None:
         """Has the step that comes looked at, if it is one of those to sample."""
-        due = self.steps % self._run.every == 0
+        due = self.steps % self._run.every == 0 or 0 < self._sampler.missed < _PATIENCE
         if due and not self.closed and not self._sampler.waiting:
             self._sampler.open(full=self._run.strays or _is_full(self._sampled))
 
@@ -338,14 +355,16 @@ class Monitor:
         if self._sampler.due:
             taken = self._sampler.take(index)
             fresh = () if self._sampler.waiting else self._keep(taken)
+        if self._sampler.waiting and not self._sampler.seen:
+            self._sampler.miss()
         self._open()
         return fresh
 
     def _keep(self, taken: Step | Sample | None) -> tuple[Finding, ...]:
         """Remembers what was read; returns findings that were not there before."""
+        self._run.trace.skipped += self._sampler.skipped
         if taken is None:
-            known, self._run.trace.apart = self._run.trace.apart, self._sampler.apart
-            self._run.trace.skipped += known == self._sampler.apart
+            self._run.trace.apart = self._sampler.apart
             return ()
         self._sampled += 1
         if isinstance(taken, Sample):
@@ -463,6 +482,8 @@ def _optimizers(given: Any) -> tuple[Optimizer, ...]:
         return ()
     several = (given,) if isinstance(given, Optimizer) else given
     several = tuple(several) if isinstance(several, Iterable) else (several,)
+    if not several:
+        raise UsageError("expected optimizer to be an optimizer, several of them or None, got none")
     for each in several:
         if not isinstance(each, Optimizer):
             raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -34,6 +35,8 @@ class Sampler:
         capture: What full looks are made with.
         names: The modules by the name they are reported under, as of the last full look.
         apart: How often the processes saw different things and could make nothing of them.
+        missed: How many looks ended without a pass since one was taken.
+        skipped: Of the look that was taken, the updates that the gradient scaler left out.
     """
 
     def __init__(
@@ -74,9 +77,13 @@ class Sampler:
         self._looks = 0
         self._last: Step | None = None
         self._rooted = False
-        self._due = False
+        self.missed = self.skipped = 0
+        self._due = self._late = False
+        self._unit: Tensor | None = None
         self._infinite: Tensor | None = None
-        self._attached = ExitStack()
+        self._stance = ExitStack()
+        # It is the mode of all of the process, and a monitor may be forgotten amid a look.
+        weakref.finalize(self, self._stance.close).atexit = False
 
     def _capture(self) -> Capture:
         capture = Capture(self._model, self.names, self._slope, own=self._model.parameters())
@@ -99,11 +106,16 @@ class Sampler:
 
         Other processes may have seen what this one did not, and wait for it.
         """
-        return self.seen or (self.waiting and self._processes is not None)
+        return self._ready or (self.waiting and self._processes is not None)
+
+    @property
+    def _ready(self) -> bool:
+        """Whether a pass was seen, and the update of it has been made."""
+        return self.seen and self._due
 
     def open(self, *, full: bool) -> None:
         """Sets the hooks for the step that comes; the first look is always a full one."""
-        self._full = full or self._last is None
+        self._full = full or self._last is None or self.missed > 0
         if self._full:
             self._refresh()
             if self._looks % WINDOW == 0:
@@ -116,42 +128,53 @@ class Sampler:
             scale=self._scale_now,
             failed=self._failed,
         )
-        self._due = False
-        self._attached.callback(self._look.close)
-        self._attached.enter_context(eager())
+        self._due = self._late = False
+        self._stance.enter_context(eager())
         self._look.open()
         if self._full and not self._optimizers:
             self._ledger.weights(self.names)
 
     def close(self) -> None:
         """Takes every hook away."""
-        self._attached.close()
+        if self._look is not None:
+            self._look.close()
+            self._look = None
         self._ledger.forget()
-        self._look = None
+        self._stance.close()
 
     def give_up(self) -> None:
         """The same where a forward pass may be running, which keeps the hooks that end it."""
         if self._look is not None:
             self._look.give_up()
+        self._ledger.forget()
+        self._stance.close()
 
     def before_update(self) -> None:
         """Reads what an update is going to change."""
         if self._look is None:
             return
-        self._due = True
+        self._due = self._look.updating = True
         self._size = self._gradients.norm() if self._look.seen else None
         self._scale.find()
-        unit, self._infinite = left_to(self._optimizers)
+        self._unit, self._infinite = left_to(self._optimizers)
         if self._look.seen and self._look.scale is None:
             self._look.scale = self._scale_now()
+            self._late = self._look.scale is not None
         if self._full and self._optimizers:
             self._ledger.weights(self.names)
             if self._look.seen:  # else the optimizer evaluates a closure, and gradients come yet
-                self._ledger.gradients(unit)
+                self._ledger.gradients(self._unit)
 
     def updated(self) -> None:
         """An update without a pass before it or in it is not the one that is waited for."""
         self._due = self._due and self.seen
+        if self._look is not None:
+            self._look.updating = self._due
+
+    def miss(self) -> None:
+        """Gives up the look: no pass came before the step was over."""
+        self.missed += 1
+        self.close()
 
     def take(self, index: int) -> Step | Sample | None:
         """Makes numbers of the step, in one transfer, and takes the hooks away.
@@ -174,23 +197,28 @@ class Sampler:
             self._ledger.gradients()  # those that came in a closure
         tray = Tray()
         loss, scale, scale_now = map(tray.put, (look.loss, look.scale, self._scale_now()))
-        infinite, size = tray.put(self._infinite), tray.put(self._size, Pooling.SPREAD)
+        infinite, left = tray.put(self._infinite), tray.put(self._unit)
+        size = tray.put(self._size, Pooling.SPREAD)
         if self._full:
             layers, parameters = self.capture.put(tray), self._ledger.put(tray)
-            readings = self._carried(look, tray, lambda own: of_look(layers(own), own.get(loss)))
+            readings = self._carried(tray, lambda own: of_look(layers(own), own.get(loss)))
         else:
             names, norms = self._glance.names, self._glance.put(tray)
-            readings = self._carried(
-                look, tray, lambda own: of_glance(names, norms(own), own.get(loss))
-            )
+            readings = self._carried(tray, lambda own: of_glance(names, norms(own), own.get(loss)))
+        self.skipped = 0
         if readings is None:
             return None
-        if readings.get(scale) != readings.get(scale_now) or readings.get(infinite):
+        self.missed = 0
+        self.skipped = look.discarded if scale is not None else 0
+        left_out = readings.get(scale) != readings.get(scale_now) or readings.get(infinite)
+        # A scaler that was unknown when the gradients came may have left them out.
+        if left_out or (self._late and not all(map(math.isfinite, readings))):
+            self.skipped += 1
             return None
         unit = readings.get(scale) or 1.0
         value = readings.get(loss)
         mean = math.nan if value is None else value / unit
-        self._gradient_norm = readings.get(size)
+        self._gradient_norm = _over(readings.get(size), readings.get(left) or 1.0)
         if not self._full:
             return self._sample(index, mean, [_over(each, unit) for each in norms(readings)])
         measured = [_unscaled(each, unit) for each in layers(readings)]
@@ -200,14 +228,14 @@ class Sampler:
         self._glance.failed = self._failed
         return self._last
 
-    def _carried(self, look: Look, tray: Tray, told: Callable[[Readings], Told]) -> Readings | None:
+    def _carried(self, tray: Tray, told: Callable[[Readings], Told]) -> Readings | None:
         """The numbers on a tray, of all processes; None where they did not all see the same."""
         if self._processes is None:
             self.close()
             return tray.carry()
-        own = tray.carry()
+        own, ready = tray.carry(), self._ready
         exchange = self._processes.exchange(
-            told(own) if look.seen else Told(), own, tray.poolings, full=self._full
+            told(own) if ready else Told(), own, tray.poolings, full=self._full
         )
         if exchange.seen:
             self.close()
@@ -231,6 +259,7 @@ class Sampler:
         names = named_modules(self._model)
         if names != self.names:
             self.names, called = names, self.capture.called
+            self._gradients = GradientSample(_dense_parameters(self._model))
             self.capture = self._capture()
             self.capture.called = called & names.keys()
 
