@@ -105,7 +105,7 @@ def test_monitors_may_end_in_another_order_than_they_began() -> None:
     assert torch._dynamo.eval_frame._stance is stance
     forgotten = gradcheckup.watch(first, torch.optim.SGD(first.parameters(), lr=0.1))
     assert torch._dynamo.eval_frame._stance.stance == "force_eager"
-    del forgotten, first
+    del one, forgotten, first  # a model holds who watches it
     gc.collect()
     assert torch._dynamo.eval_frame._stance is stance
 
