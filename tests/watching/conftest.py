@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 
 import pytest
-import torch
-from torch.optim.optimizer import _global_optimizer_post_hooks
+
+from gradcheckup.watching.monitor import _OPEN
 
 
 @pytest.fixture(autouse=True)
 def _alone() -> Iterator[None]:
-    """Monitors that a test forgot are gone before the next: garbage, as in a notebook."""
-    _collect()
+    """A monitor that a test forgot listens to every backward pass until it is garbage."""
+    _close_all()
     yield
-    _collect()
+    _close_all()
 
 
-def _collect() -> None:
-    if (
-        _global_optimizer_post_hooks
-        or "gradcheckup" in torch.autograd.backward.__code__.co_filename
-    ):
-        gc.collect()
+def _close_all() -> None:
+    for reference in list(_OPEN.values()):
+        monitor = reference()
+        if monitor is not None:
+            monitor.close()

@@ -442,7 +442,7 @@ def test_no_value_is_read_before_the_transfer(full: bool) -> None:
     tool.before_update()
     optimizer.step()
     tool.updated()
-    assert tool.ready
+    assert tool.due
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
         tool.take(0)
     tool.close()

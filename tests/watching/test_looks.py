@@ -113,7 +113,7 @@ def test_update_ratios_are_those_of_the_weights_before_and_after(kind: Any) -> N
             before[record.name],
             dict(model.named_parameters())[record.name].detach().double(),
         )
-        precision = 1e-5 if was.numel() <= 16384 else 0.05
+        precision = 1e-5 if was.numel() <= 4096 else 0.1
         assert record.weight_norm == pytest.approx(float(was.norm()), rel=1e-5)
         assert record.update_norm == pytest.approx(float((now - was).norm()), rel=precision)
         gradient = dict(model.named_parameters())[record.name].grad
