@@ -180,8 +180,8 @@ def test_of_two_optimizers_the_one_that_is_used() -> None:
     assert unused.param_groups
 
 
-def test_a_compiled_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch >= 2.6")
+def test_a_compiled_model() -> None:
     with session() as watched:
         model = Whole()
         compiled = torch.compile(model, backend="eager")
