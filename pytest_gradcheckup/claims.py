@@ -80,7 +80,7 @@ def standing(report: Report, ignore: Iterable[str] = ()) -> tuple[Standing, ...]
     found = []
     for name, course in _courses(report).items():
         left_out = any(fnmatchcase(name, pattern) for pattern in patterns)
-        if not left_out and not any(each.update_norm for each in course):
+        if not left_out and not any(map(_may_have_moved, course)):
             found.append(Standing(name, _why_standing(course, report)))
     return tuple(found)
 
@@ -125,6 +125,13 @@ def _courses(report: Report) -> dict[str, list[ParameterRecord]]:
         for record in step.parameters:
             courses.setdefault(record.name, []).append(record)
     return courses
+
+
+def _may_have_moved(record: ParameterRecord) -> bool:
+    """A watched loop does not always tell: of a large embedding a step moves but a few rows."""
+    if record.update_norm is None:
+        return record.trainable and bool(record.gradient_norm)
+    return record.update_norm != 0
 
 
 def _why_standing(course: list[ParameterRecord], report: Report) -> str:

@@ -61,7 +61,8 @@ def failure(
 def _rows(finding: Finding, report: Report) -> Iterator[Row]:
     """The worst few layers of a finding, in execution order."""
     attribute = _MEASURED.get(finding.code)
-    step = report.steps[finding.steps[0] if finding.steps else 0]
+    # Of a watched loop, not all steps are kept; a spike of the gradient stands in none of them.
+    step = next((each for each in report.steps if each.index in finding.steps), report.steps[0])
     values = {
         layer.name: getattr(layer, attribute)
         for layer in reversed(step.layers)  # the first call of a layer stays

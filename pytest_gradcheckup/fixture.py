@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 import gradcheckup
-from gradcheckup import Report
-from pytest_gradcheckup import claims
+from gradcheckup import Monitor, Report
+from pytest_gradcheckup import claims, loops
 from pytest_gradcheckup.baseline import compared, measured
 from pytest_gradcheckup.differences import check_tolerance, mismatch, missing, renaming
 from pytest_gradcheckup.failures import failure
 from pytest_gradcheckup.journal import Journal, journal_of
 from pytest_gradcheckup.majority import Verdict
 from pytest_gradcheckup.options import check_probe_options
-from pytest_gradcheckup.probing import Probing
+from pytest_gradcheckup.probing import MEASURED, Probing
 from pytest_gradcheckup.settings import CheckSettings, matching
 from pytest_gradcheckup.shelf import Mode, Shelf, shelf_of
 from pytest_gradcheckup.suggestions import suggestion
 from pytest_gradcheckup.tracebacks import HIDDEN
 
 if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
     from typing_extensions import Unpack
 
-    from pytest_gradcheckup.options import CheckOptions, ProbeOptions
+    from pytest_gradcheckup.options import CheckOptions, ProbeOptions, WatchOptions
 
 __tracebackhide__ = HIDDEN
 
@@ -37,16 +39,20 @@ class Checker:
 
     `model` is an `nn.Module`, or a function without arguments that builds one: then each seed
     draws weights of its own. `data` and `criterion` are those of `gradcheckup.diagnose`; an
-    iterator is read once and serves all seeds. Assertions take a report in place of the model and
-    its data. Each assertion asks with several seeds, and fails where more than half of them speak
-    against it; model, data and random states are afterwards as they were.
+    iterator is read once and serves all seeds. Assertions take a report, or the monitor of a
+    watched loop, in place of the model and its data. Each assertion asks with several seeds, and
+    fails where more than half of them speak against it; model, data and random states are
+    afterwards as they were.
 
     The public names of gradcheckup are its attributes too (`gradcheckup.load_report`), because the
     fixture hides the module of the same name.
     """
 
-    def __init__(self, settings: CheckSettings, shelf: Shelf, journal: Journal) -> None:
+    def __init__(
+        self, settings: CheckSettings, shelf: Shelf, journal: Journal, ends: ExitStack
+    ) -> None:
         self._settings, self._shelf, self._journal = settings, shelf, journal
+        self._ends = ends
 
     def __getattr__(self, name: str) -> Any:
         __tracebackhide__ = True
@@ -65,6 +71,29 @@ class Checker:
             GradcheckupError: The model, the data or an option cannot be used.
         """
         return Probing(model, data, criterion, self._settings, options).run()
+
+    def watch(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Iterable[Optimizer] | None = None,
+        **options: Unpack[WatchOptions],
+    ) -> Monitor:
+        """Watches a loop of the test, each of its steps; `assert_healthy(monitor)` is the check.
+
+        Rules and limits are those of the test's settings. It is closed at the end of the test at
+        the latest. What is never asserted fails nothing.
+
+        Args:
+            model: The model that the loop trains.
+            optimizer: Its optimizer, or several; None for a loop that calls `monitor.step()`.
+            options: See `gradcheckup.watch`; `every` is 1 where it is left out.
+
+        Raises:
+            GradcheckupError: The model, the optimizer or an option cannot be used.
+        """
+        monitor = loops.watch(model, optimizer, self._settings, options)
+        self._ends.callback(monitor.close)
+        return monitor
 
     def assert_healthy(
         self,
@@ -101,11 +130,12 @@ class Checker:
     ) -> None:
         """Fails where a rule finds something, however bad.
 
-        What the settings select and ignore has no bearing on it.
+        What the settings select and ignore has no bearing on it, unless a report or a monitor
+        judged by them already.
 
         Args:
             code: ``GC101``, the beginning of codes (``GC1``) or a name (``vanishing-gradient``).
-            model: See the class; or a report.
+            model: See the class; or a report or monitor.
             data: Likewise.
             criterion: Likewise.
             thresholds: Limits to judge by.
@@ -124,7 +154,7 @@ class Checker:
         check_probe_options(options)
         codes = matching(code, "assert_no")
         judging: dict[str, Any] = {**options, "select": sorted(codes), "ignore": ()}
-        if isinstance(model, Report):
+        if isinstance(model, MEASURED):
             judging = dict(options)
         if thresholds is not None:
             judging["thresholds"] = thresholds
@@ -147,7 +177,7 @@ class Checker:
         """Fails where no gradient of the loss reaches a layer: none arrives, or exactly 0.
 
         Args:
-            model: See the class; or a report.
+            model: See the class; or a report or monitor.
             layer: Its name, as ``stem.conv``; of a module of layers, one has to be reached.
             data: See the class.
             criterion: Likewise.
@@ -183,7 +213,7 @@ class Checker:
         """Fails where a parameter is the same after the probe, also where it is frozen on purpose.
 
         Args:
-            model: See the class; or a report.
+            model: See the class; or a report or monitor.
             data: See the class.
             criterion: Likewise.
             ignore: Names to leave out, with the wildcards of a shell: ``backbone.*``, ``*.bias``.
@@ -219,7 +249,7 @@ class Checker:
         none. Layers that have new names alone do not fail; the summary names them.
 
         Args:
-            model: See the class; or a report.
+            model: See the class; or a report or monitor.
             data: See the class.
             criterion: Likewise.
             name: What to call the baseline; unique in its module. The test's name when left out.
@@ -258,8 +288,8 @@ class Checker:
 @contextmanager
 def checking(node: pytest.Item, settings: CheckSettings) -> Iterator[Checker]:
     """What a test holds while it runs; random numbers start from the first seed inside."""
-    with gradcheckup.random_state(settings.seed):
-        yield Checker(settings, shelf_of(node), journal_of(node))
+    with gradcheckup.random_state(settings.seed), ExitStack() as ends:
+        yield Checker(settings, shelf_of(node), journal_of(node), ends)
 
 
 def _fail(

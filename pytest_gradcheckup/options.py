@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypedDict
 
 import gradcheckup
@@ -35,6 +36,21 @@ class CheckOptions(ProbeOptions, total=False):
     ignore: str | Iterable[str]
     thresholds: gradcheckup.Thresholds | Mapping[str, float]
     fail_on: str
+
+
+class WatchOptions(TypedDict, total=False):
+    """What `gradcheckup.watch` takes beside model and optimizer."""
+
+    every: int
+    select: str | Iterable[str]
+    ignore: str | Iterable[str]
+    thresholds: gradcheckup.Thresholds | Mapping[str, float]
+    grad_scaler: Any
+    on_finding: Callable[[gradcheckup.Finding], object] | None
+    stop_on: gradcheckup.Severity | str | None
+    log: str | Path | None
+    subject: str
+    process_group: Any
 
 
 def check_probe_options(options: Mapping[str, Any]) -> None:

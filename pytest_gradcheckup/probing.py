@@ -1,4 +1,4 @@
-"""Reports to judge: of probes with one seed after the other, or one that is there already."""
+"""Reports to judge: of probes with one seed after the other, of a watched loop, or a given one."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ import pytest
 import torch
 
 import gradcheckup
-from gradcheckup import Report
+from gradcheckup import Monitor, Report
+from pytest_gradcheckup.loops import watched
 from pytest_gradcheckup.majority import Case, Verdict, decide
 from pytest_gradcheckup.settings import CheckSettings
 from pytest_gradcheckup.tracebacks import HIDDEN
 
 __tracebackhide__ = HIDDEN
 
+MEASURED = (Report, Monitor)
+"""What stands for a model and its data, and was judged already."""
+
 
 class Probing:
-    """What is to be measured and judged: a model with its data, or a report that is there."""
+    """What is to be judged: a model with its data, which is measured first, or what is `MEASURED`.
+
+    Raises:
+        UsageError: An option makes no sense, or a monitor has nothing to report.
+    """
 
     def __init__(
         self,
@@ -32,8 +40,10 @@ class Probing:
         options = dict(options)
         self._model, self._criterion = model, criterion
         self._given = {name: options.pop(name, None) for name in ("optimizer", "compute_loss")}
-        if isinstance(model, Report):
+        self._measured: tuple[int | None, Report] | None = None
+        if isinstance(model, MEASURED):
             _check_alone(data, criterion, {**self._given, **options})
+            self._measured = watched(model) if isinstance(model, Monitor) else (None, model)
         try:
             self.settings = settings.changed(options, "gradcheckup")
         except pytest.UsageError as error:
@@ -42,16 +52,17 @@ class Probing:
         self._data = _Kept(data, most) if isinstance(data, Iterator) else data
 
     def decide(self, breaks: Callable[[Report], bool]) -> Verdict:
-        """What most seeds say; a report that was given speaks for itself."""
-        if isinstance(self._model, Report):
-            broken = breaks(self._model)
-            return Verdict((Case(None, self._model, broken),), broken)
+        """What most seeds say; what was measured already speaks for itself."""
+        if self._measured is not None:
+            seed, report = self._measured
+            broken = breaks(report)
+            return Verdict((Case(seed, report, broken),), broken)
         return decide(self.run, self.settings.all_seeds, breaks)
 
     def cases(self) -> tuple[Case, ...]:
-        """One for each seed, or the report that was given; nothing is asserted of them yet."""
-        if isinstance(self._model, Report):
-            return (Case(None, self._model, broken=False),)
+        """One for each seed, or what was measured; nothing is asserted of them yet."""
+        if self._measured is not None:
+            return (Case(*self._measured, broken=False),)
         return tuple(Case(seed, self.run(seed), broken=False) for seed in self.settings.all_seeds)
 
     def run(self, seed: int | None = None) -> Report:
@@ -107,12 +118,13 @@ class _Kept:
 
 
 def _check_alone(data: Any, criterion: Any, options: Mapping[str, Any]) -> None:
-    """A report was measured and judged already."""
+    """What was measured and judged already goes with nothing."""
     given = [name for name, value in options.items() if value is not None and name != "fail_on"]
     given += [
         name for name, value in (("data", data), ("criterion", criterion)) if value is not None
     ]
     if given:
         raise gradcheckup.UsageError(
-            f"a report is judged as it is: leave out {', '.join(given)}, or pass the model"
+            f"a report or a watched loop is judged as it is: leave out {', '.join(given)}, or pass "
+            "the model"
         )

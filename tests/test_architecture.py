@@ -104,8 +104,9 @@ PLUGIN_MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "suggestions": set(),
     "options": {"gradcheckup"},
+    "loops": {"pytest", "gradcheckup"},
     "probing": {"pytest", "gradcheckup", "torch"},
-    "fixture": {"pytest", "gradcheckup", "typing_extensions"},
+    "fixture": {"pytest", "gradcheckup", "torch", "typing_extensions"},
 }
 # The command line imports torch when it is due, in a function.
 NEED_TORCH = {part for part, may in MAY_IMPORT.items() if "torch" in may} - {"cli"}

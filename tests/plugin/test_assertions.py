@@ -119,7 +119,7 @@ def test_fails(run: Run, body: str, told: list[str]) -> None:
         ("gradcheckup.assert_reaches(healthy(), batch(), loss)", "*a layer second*got tuple*"),
         (
             "gradcheckup.assert_healthy(gradcheckup.diagnose(healthy(), batch(), loss), batch())",
-            "*a report is judged as it is: leave out data*",
+            "*a report or a watched loop is judged as it is: leave out data*",
         ),
         (
             "gradcheckup.assert_healty(healthy(), batch(), loss)",

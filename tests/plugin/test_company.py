@@ -32,6 +32,16 @@ def test_mark(gradcheckup):
 def test_misuse(gradcheckup):
     gradcheckup.assert_no("GC000", healthy(), batch(), loss)
 
+def test_loop(gradcheckup):
+    model, (x, y) = healthy(), batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = gradcheckup.watch(model, optimizer)
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss(model(x), y).backward()
+        optimizer.step()
+    gradcheckup.assert_healthy(monitor)
+
 @pytest.mark.parametrize("time", range(4))
 def test_one_baseline(gradcheckup, time):
     report = gradcheckup.diagnose(healthy(), batch(), loss)
@@ -67,13 +77,20 @@ def test_in_workers_in_any_order(run: Run, pytester: pytest.Pytester, dist: str)
     """In processes of their own with all plugins that are installed; two files of tests."""
     pytester.makeconftest(AWAITS)
     second = "from test_flow import *\nfrom test_flow import test_sick as test_sick_too\n"
-    names = ("test_healthy", "test_mark", "test_misuse", "test_one_baseline", "test_async")
+    names = (
+        "test_healthy",
+        "test_mark",
+        "test_misuse",
+        "test_loop",
+        "test_one_baseline",
+        "test_async",
+    )
     pytester.makepyfile(test_second=second + "del " + ", ".join((*names, "test_sick", "TestAsync")))
     keep = ("--gradcheckup-report=out", "--gradcheckup-github", "--junit-xml=junit.xml")
     result = run(SUITE, "-n", "2", "--dist", dist, "--gradcheckup-update", *keep, apart=True)
-    result.assert_outcomes(passed=7, failed=3, errors=1)
+    result.assert_outcomes(passed=8, failed=3, errors=1)
     result.stdout.fnmatch_lines(["*GC101 vanishing-gradient*"])
-    result.stdout.fnmatch_lines(["*= gradcheckup =*", "9 checks, 2 failed"])
+    result.stdout.fnmatch_lines(["*= gradcheckup =*", "10 checks, 2 failed"])
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     assert result.outlines.count("shared.json written: 2 layers") == 1
 
@@ -81,7 +98,7 @@ def test_in_workers_in_any_order(run: Run, pytester: pytest.Pytester, dist: str)
     assert baseline.name == "shared.json"
     out = pytester.path / "out"
     reports = [gradcheckup.load_report(path).healthy for path in out.glob("*.json")]
-    assert sorted(reports) == [False] * 2 + [True] * 7
+    assert sorted(reports) == [False] * 2 + [True] * 8
     index = (out / "index.md").read_text("utf-8")
     assert all(f"({path.name})" in index for path in (*out.glob("*.json"), *out.glob("*.txt")))
     tree = ET.parse(pytester.path / "junit.xml")  # noqa: S314 - written a moment ago
@@ -112,7 +129,7 @@ def test_costs_nothing_where_it_is_not_used(run: Run, pytester: pytest.Pytester)
     run("", "test_apart.py", apart=True).assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize(("page", "passed"), [("docs/pytest.md", 3)])
+@pytest.mark.parametrize(("page", "passed"), [("docs/pytest.md", 4)])
 def test_examples_of_the_documentation(
     run: Run, pytester: pytest.Pytester, page: str, passed: int
 ) -> None:

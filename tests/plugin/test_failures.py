@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gradcheckup import Finding, LayerRecord, Recording, Report, Role, Severity, Step
 from pytest_gradcheckup.failures import failure
 from pytest_gradcheckup.majority import Case, Verdict
@@ -94,3 +96,20 @@ def test_what_no_layer_shows_stands_with_what_was_observed() -> None:
         steps=(0,),
     )
     assert "  GC403  a.weight             0.95  at most 0.9\n" in told(unchanged, codes={"GC403"})
+
+
+def test_a_watched_loop_keeps_but_some_of_its_steps() -> None:
+    """Of a finding whose steps are kept, the first of them is shown; else the first step."""
+    steps = tuple(
+        Step(index=index, loss=1.0, layers=(layer("a", ratio, 0.0),), parameters=())
+        for index, ratio in ((63, 0.5), (95, 3e-4))
+    )
+    recording = Recording(model="Net", optimizer="SGD(lr=0.1)", steps=steps)
+    spike = replace(VANISHING, code="GC106", rule="gradient-spike", layers=(), steps=(70,))
+    late = replace(VANISHING, layers=("a",), steps=(95,))
+    report = Report(recording=recording, findings=(late, spike))
+    text = failure("claim", Verdict((Case(0, report, True),), True), "", {"GC101", "GC106"})
+    assert (
+        "  GC101  a          gradient ratio  0.0003  at least 0.004\n"
+        "  GC106  the model                  0.0003  at least 0.004\n"
+    ) in text
