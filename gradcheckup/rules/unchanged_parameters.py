@@ -15,7 +15,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     typical = query.median(each.gradient_norm for each in recording.steps[0].parameters)
     found: dict[str, list[ParameterRecord]] = {}
     for records in query.by_name(recording).values():
-        cause = _cause(records, thresholds.unseen_fraction * (typical or 0.0))
+        cause = _cause(records, recording, thresholds.unseen_fraction * (typical or 0.0))
         if cause == "underflow" and query.has_learnt(recording, thresholds):
             continue
         if cause:
@@ -48,12 +48,14 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         )
 
 
-def _cause(records: list[ParameterRecord], unseen: float) -> str | None:
+def _cause(records: list[ParameterRecord], recording: Recording, unseen: float) -> str | None:
     if not all(each.trainable and (each.gradient_norm or 0.0) > unseen for each in records):
         return None
+    moves = any(each.update_norm != 0 for each in records)
     if all(each.learning_rate is None for each in records):
-        return "not-in-optimizer"
-    if any(each.update_norm != 0 for each in records):
+        # A watched loop may update its weights without an optimizer.
+        return None if moves and not recording.optimizer else "not-in-optimizer"
+    if moves:
         return None
     if not all(each.learning_rate for each in records):
         return "zero-learning-rate"

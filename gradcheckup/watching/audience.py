@@ -30,7 +30,7 @@ def _succeeds(name: str, call: Callable[[Any], object], news: object) -> bool:
     except Exception as error:  # noqa: BLE001 - a server that is away, a full disk
         warnings.warn(
             f"gradcheckup calls {name} no more, your training goes on and is watched: "
-            f"{type(error).__name__}: {one_line(error)}",
+            f"{one_line(error)}",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -408,7 +408,7 @@ class Monitor:
     def _fails(self, error: Exception) -> None:
         """Stops watching, and says so once."""
         if self.failure is None:
-            self._run.failure = f"{type(error).__name__}: {one_line(error)}"
+            self._run.failure = one_line(error)
             warnings.warn(
                 f"gradcheckup stopped watching {class_name(self._model)} at step {self.steps}, "
                 f"your training goes on: {self.failure}",

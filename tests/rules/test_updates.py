@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,6 +125,15 @@ def test_unchanged_parameters_by_cause(
     (found,) = unchanged_parameters.check(recording(step(k, None, shown) for k in range(4)), LIMITS)
     assert (found.code, found.cause, found.severity) == ("GC303", cause, severity)
     assert found.layers == ("early.weight",)
+
+
+@pytest.mark.parametrize(("change", "flagged"), [(0.01, False), (0.0, True)])
+def test_a_loop_without_an_optimizer_is_judged_by_what_moves(
+    parameter: Make, step: Make, recording: Make, change: float, flagged: bool
+) -> None:
+    shown = [parameter("early.weight", learning_rate=None, update_norm=change)]
+    loop = replace(recording(step(k, None, shown) for k in range(4)), optimizer="")
+    assert bool(list(unchanged_parameters.check(loop, LIMITS))) is flagged
 
 
 @pytest.mark.parametrize(("unexplained", "flagged"), [(1e-9, False), (0.1, True), (None, True)])
