@@ -165,3 +165,17 @@ def row_spread(weight: Tensor) -> Tensor | None:
     spread = norm(values - values.mean(dim=0))
     total = norm(values)
     return spread / torch.where(total > 0, total, 1.0)
+
+
+def spread_stride(size: int, most: int) -> int:
+    """A stride that leaves up to `most` of `size` elements; 1 where there are no more.
+
+    It has no divisor in common with the size, so that all columns, channels and places of a kernel
+    are met equally often.
+    """
+    if size <= most:
+        return 1
+    stride = size // most + 1
+    while math.gcd(stride, size) > 1:
+        stride += 1
+    return stride

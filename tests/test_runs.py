@@ -196,6 +196,22 @@ def test_a_full_disk_ends_the_log_and_not_the_monitor(
     assert len(history.samples) == 5
 
 
+def test_a_failure_ends_no_training_where_warnings_are_errors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = gradcheckup.watch(model, optimizer, every=1)
+
+    def broken(*_: object) -> None:
+        raise ValueError("ours")
+
+    monkeypatch.setattr("gradcheckup.statistics.norm", broken)
+    train(model, optimizer, 3)  # the suite has warnings raise
+    assert monitor.closed
+    assert capsys.readouterr().err.count("your training goes on: ValueError: ours") == 1
+
+
 def test_the_first_bad_step_is_kept_and_looked_into(tmp_path: Path) -> None:
     path, model = tmp_path / "run.jsonl", net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -17,13 +17,13 @@ _MOST = 256
 class GradientSample:
     """Estimates the norm of the gradient of some weight matrices together.
 
-    From up to 256 elements of each, spread evenly with an odd stride; a sum over all of them costs
-    as much as clipping does. Gradients that are not dense are left out.
+    From up to 256 elements of each, spread evenly; a sum over all of them costs as much as
+    clipping does. Gradients that are not dense are left out.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._parameters = [each for each in dict.fromkeys(parameters) if each.ndim > 1]
-        self._strides = [max(1, each.numel() // _MOST) | 1 for each in self._parameters]
+        self._strides = [statistics.spread_stride(each.numel(), _MOST) for each in self._parameters]
         self._shards = [shards(each) if is_distributed(each) else 0 for each in self._parameters]
         self._weights: tuple[tuple[int, ...], Tensor] | None = None
 

@@ -151,16 +151,6 @@ def _tells(moved: float | None, seen: float | None) -> bool:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    """Up to `_MOST` elements, every k-th.
-
-    k has no divisor in common with the size, so that all columns, channels and places of a kernel
-    are met equally often.
-    """
+    """Up to `_MOST` elements, spread evenly."""
     values = statistics.flat_values(tensor).reshape(-1)
-    size = values.numel()
-    if size <= _MOST:
-        return values
-    stride = size // _MOST + 1
-    while math.gcd(stride, size) > 1:
-        stride += 1
-    return values[::stride]
+    return values[:: statistics.spread_stride(values.numel(), _MOST)]

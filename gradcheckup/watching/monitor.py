@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -409,15 +410,13 @@ class Monitor:
         """Stops watching, and says so once."""
         if self.failure is None:
             self._run.failure = one_line(error)
-            warnings.warn(
-                f"gradcheckup stopped watching {class_name(self._model)} at step {self.steps}, "
-                f"your training goes on: {self.failure}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
             self._clock.stop()
             self._sampler.give_up()
             self._ended()
+            _warn(
+                f"gradcheckup stopped watching {class_name(self._model)} at step {self.steps}, "
+                f"your training goes on: {self.failure}"
+            )
 
     def _ended(self) -> None:
         if not self.closed:
@@ -436,12 +435,18 @@ class Monitor:
             path, log, self._log = self._log.path, self._log, None
             with suppress(OSError):  # what is buffered still finds no room
                 log.close()
-            warnings.warn(
+            _warn(
                 f"gradcheckup writes no more to {path}, your training goes on and is watched: "
-                f"{one_line(error)}",
-                RuntimeWarning,
-                stacklevel=2,
+                f"{one_line(error)}"
             )
+
+
+def _warn(text: str) -> None:
+    """Warns; where warnings are errors, on stderr, since no error of ours ends a training."""
+    try:
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+    except RuntimeWarning:
+        sys.stderr.write(f"{text}\n")
 
 
 def _write_finding(finding: Finding, log: RunLog) -> None:
