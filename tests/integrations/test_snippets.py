@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import gradcheckup
 
 PAGE = Path(__file__).parents[2] / "docs" / "watching.md"
-SNIPPETS = re.findall(r"^```py\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+SECTION = PAGE.read_text("utf-8").partition("## Trainers and loggers\n")[2].partition("\n## ")[0]
+SNIPPETS = re.findall(r"^```py\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
 PACKAGES = ("tensorboard", "wandb", "mlflow", "lightning", "transformers")
 
 

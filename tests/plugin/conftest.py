@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
@@ -18,6 +19,8 @@ str(gradcheckup.diagnose(nn.Linear(2, 2), (torch.ones(4, 2), torch.ones(4, 2)), 
 
 Run = Callable[..., pytest.RunResult]
 
+# Hands every inner run to xdist workers: minutes of starting processes.
+_SPREAD = bool(os.environ.get("GRADCHECKUP_TESTS_SPREAD"))
 # Where the entry point is installed, pytest loads the plugin on its own, and refuses it twice.
 _REGISTERED = any(each.name == "gradcheckup" for each in entry_points(group="pytest11"))
 _LOADED = ("-p", "pytest_gradcheckup.plugin")
@@ -88,7 +91,9 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
         if ini:
             pytester.makeini(f"[pytest]\n{ini}")
         fixed = ("-W", "error", "--strict-markers", "-p", "no:cacheprovider")
-        if apart:
+        if _SPREAD and "-n" not in arguments:
+            arguments = (*arguments, "-n", "2", "--dist", "loadfile")
+        if apart or _SPREAD:
             loaded = () if _REGISTERED else _LOADED
             return pytester.runpytest_subprocess(*loaded, *fixed, *arguments)
         # Others take seconds to be rewritten, in each run anew.
