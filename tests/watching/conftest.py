@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gradcheckup.watching.monitor import _OPEN
+from gradcheckup.watching.start import _OPEN
 
 
 @pytest.fixture(autouse=True)
