@@ -10,10 +10,13 @@ on a GPU, those of the clock behind `torch.cuda.synchronize()`.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib.util
 import itertools
 import logging
 import random
+import shutil
 import statistics
 import tempfile
 import time
@@ -89,6 +92,7 @@ def wandb_watched(loop: Loop) -> None:
     import wandb  # a peer, measured where it is installed
 
     folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     run = wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True))
     run.watch(loop.model, log_freq=TURN)
     # It logs what it saw with what the loop logs.
@@ -102,6 +106,8 @@ def torchmortem_watched(loop: Loop) -> None:
     logging.getLogger("torchmortem").setLevel(logging.CRITICAL)
     autopsy = torchmortem.Autopsy(loop.model, optimizer=loop.optimizer)
     autopsy.__enter__()
+    with contextlib.suppress(AttributeError):  # it would write a report into this folder
+        atexit.unregister(autopsy._atexit_handler)  # noqa: SLF001 - there is no public way
     loop.optimizer.register_step_post_hook(lambda *_: autopsy.step(loss=1.0))
 
 
