@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"runs"}
     | MEASURING
     | {"checkup", "tracebacks", "torch", "typing_extensions"},
-    "integrations": {"errors", "report", "runs", "watching"}
+    "integrations": {"errors", "probe", "report", "runs", "watching"}
     | {"torch", "typing_extensions"}
     | {"lightning", "mlflow", "transformers", "wandb"},
     # Without torch until the script has imported it: `seeker` alone needs it.

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from gradcheckup.errors import UsageError
+from gradcheckup.probe.subject import parameters_of
 from gradcheckup.report import Report
 from gradcheckup.watching import Monitor, watch
 
@@ -104,9 +105,9 @@ def parts_of(
         parameters of each lie in a part of the model that no other optimizer has to do with, the
         part and the optimizer under the part's name.
     """
-    homes = [_home(model, {id(each) for each in _parameters(one)}) for one in optimizers]
+    homes = [_home(model, {id(each) for each in parameters_of(one)}) for one in optimizers]
     apart = len(optimizers) > 1 and all(
-        not {id(each) for each in part.parameters()} & {id(each) for each in _parameters(other)}
+        not {id(each) for each in part.parameters()} & {id(each) for each in parameters_of(other)}
         for number, (_, part) in enumerate(homes)
         for index, other in enumerate(optimizers)
         if index != number
@@ -123,10 +124,6 @@ def _home(model: nn.Module, wanted: set[int]) -> tuple[str, nn.Module]:
         if wanted <= {id(each) for each in module.parameters()}:
             found = name, module
     return found
-
-
-def _parameters(optimizer: Optimizer) -> Iterable[Any]:
-    return (each for group in optimizer.param_groups for each in group["params"])
 
 
 def _named(options: Mapping[str, Any], part: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from gradcheckup.capture import Hook, eager, transformed
 from gradcheckup.errors import GradcheckupError
-from gradcheckup.probe.subject import unwrap
+from gradcheckup.probe.subject import parameters_of, unwrap
 from gradcheckup.report import Report
 from gradcheckup.runs.run import Run
 from gradcheckup.tracebacks import one_line
@@ -263,12 +263,7 @@ def _own(module: nn.Module) -> set[int]:
 
 def _trained(optimizers: Collection[Optimizer]) -> set[int]:
     """What optimizers train, by `id`."""
-    return {
-        id(each)
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for each in group["params"]
-    }
+    return {id(each) for each in parameters_of(*optimizers)}
 
 
 def _owners(wanted: set[int]) -> Iterator[nn.Module]:

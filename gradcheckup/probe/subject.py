@@ -51,10 +51,9 @@ class Subject:
     def trained_tensors(self) -> list[Tensor]:
         """Everything that the probe may leave gradients on."""
         modules = [each for each in (self.model, self.criterion) if isinstance(each, nn.Module)]
-        groups = self.optimizer.param_groups
         return [
             *(parameter for module in modules for parameter in module.parameters()),
-            *(parameter for group in groups for parameter in group["params"]),
+            *parameters_of(self.optimizer),
         ]
 
 
@@ -171,20 +170,32 @@ def _subject(
         if held is not None and base and held < _HELD * base:
             group["lr"] = base
             notes.append(f"a scheduler holds the learning rate at {held:g}: probed at {base:g}")
-    rates = {
-        id(each): float(group.get("lr", 1.0))
-        for group in optimizer.param_groups
-        for each in group["params"]
-    }
     return Subject(
         model=model,
         criterion=criterion,
         names=named_modules(model),
         optimizer=optimizer,
-        rates=rates,
+        rates=learning_rates(optimizer),
         described=described(optimizer),
         assumptions=tuple(notes),
     )
+
+
+def parameters_of(*optimizers: Optimizer) -> Iterator[Tensor]:
+    """What some optimizers update."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            yield from group["params"]
+
+
+def learning_rates(*optimizers: Optimizer) -> dict[int, float]:
+    """Learning rate now, by `id` of each parameter that some optimizers update."""
+    return {
+        id(each): float(group.get("lr", 1.0))
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for each in group["params"]
+    }
 
 
 def default_optimizer(model: nn.Module) -> Optimizer:
@@ -200,7 +211,7 @@ def check_bound(optimizer: Optimizer, model: nn.Module) -> None:
         UsageError: It holds none of them.
     """
     own = {id(each) for each in model.parameters()}
-    if not any(id(each) in own for group in optimizer.param_groups for each in group["params"]):
+    if not any(id(each) in own for each in parameters_of(optimizer)):
         raise UsageError(
             f"expected an optimizer of the model's parameters, but {type(optimizer).__name__} "
             "holds none of them: create it after the model is built, moved or wrapped"

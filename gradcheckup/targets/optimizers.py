@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gradcheckup.errors import TargetError, UsageError
+from gradcheckup.probe.subject import parameters_of
 from gradcheckup.suggestions import nearest
 from gradcheckup.targets.discovery import lookup, required_arguments
 from gradcheckup.targets.loading import Source, call_user_code
@@ -98,7 +99,7 @@ def _usable(value: Any, name: str, source: Source, model: nn.Module) -> Any:
         )
         if not isinstance(value, torch.optim.Optimizer):
             raise TargetError(f"{where} returned a {type(value).__name__}; expected an Optimizer")
-    held = {id(parameter) for group in value.param_groups for parameter in group["params"]}
+    held = {id(parameter) for parameter in parameters_of(value)}
     return value if any(id(parameter) in held for parameter in model.parameters()) else None
 
 

@@ -12,6 +12,8 @@ import torch
 from torch.nn import utils
 from torch.optim import Optimizer
 
+from gradcheckup.probe.subject import parameters_of
+
 
 @dataclass(frozen=True, slots=True)
 class Clip:
@@ -27,7 +29,7 @@ class Clip:
 
     def __call__(self, optimizer: Optimizer) -> None:
         """Clips the gradients of all parameters that an optimizer holds, in place."""
-        held = [each for group in optimizer.param_groups for each in group["params"]]
+        held = list(parameters_of(optimizer))
         if self.by == "norm":
             utils.clip_grad_norm_(held, self.bound)
         else:

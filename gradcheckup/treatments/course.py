@@ -14,7 +14,13 @@ from torch.optim import Optimizer
 
 from gradcheckup.errors import GradcheckupError, ModelError, TreatmentError, UsageError
 from gradcheckup.probe.safekeeping import copied, random_state
-from gradcheckup.probe.subject import OptimizerSource, build_optimizer, check_bound, unwrap
+from gradcheckup.probe.subject import (
+    OptimizerSource,
+    build_optimizer,
+    check_bound,
+    parameters_of,
+    unwrap,
+)
 from gradcheckup.suggestions import did_you_mean
 from gradcheckup.tracebacks import one_line, user_traceback
 from gradcheckup.treatments import TREATMENTS
@@ -225,8 +231,8 @@ def _examined(model: nn.Module, loss: Callable[[nn.Module], Tensor], seed: int) 
 
 def _apply(patient: Patient, dose: Dose) -> tuple[Optimizer | None, Effect]:
     """Applies one treatment, and has the optimizer follow."""
-    held = patient.optimizer.param_groups if patient.optimizer else []
-    tensors = [*patient.model.parameters(), *(each for group in held for each in group["params"])]
+    held = parameters_of(patient.optimizer) if patient.optimizer else ()
+    tensors = [*patient.model.parameters(), *held]
     before = {tensor: tensor.detach().clone() for tensor in tensors}
     try:
         effect = dose.treatment.apply(patient, dose.variant, dose.options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gradcheckup.errors import TreatmentError
-from gradcheckup.probe.subject import default_optimizer
+from gradcheckup.probe.subject import default_optimizer, parameters_of
 from gradcheckup.treatments.clipping import Clip, clip_of, clipped
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
@@ -19,8 +19,7 @@ def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effe
     present = clip_of(optimizer)
     if present:
         raise TreatmentError(f"the optimizer clips by {present.by} at {present.bound:g} already")
-    held = (each for group in optimizer.param_groups for each in group["params"])
-    if variant == "value" and any(each.is_complex() for each in held):
+    if variant == "value" and any(each.is_complex() for each in parameters_of(optimizer)):
         raise TreatmentError("complex gradients have no order to clip by: take norm")
     clipped(optimizer, Clip(variant, bound))
     call = f"clip_grad_{variant}_(model.parameters(), {option}={bound:g})"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradcheckup.probe.safekeeping import copied
+from gradcheckup.probe.subject import parameters_of
 from gradcheckup.treatments.clipping import clip_of, clipped
 
 
@@ -32,7 +33,7 @@ def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[Tensor, Tenso
         group["params"][:] = [
             each for each in group["params"] if id(each) in existing or each not in before
         ]
-    held = {id(each) for group in optimizer.param_groups for each in group["params"]}
+    held = {id(each) for each in parameters_of(optimizer)}
     largest = max(optimizer.param_groups, key=lambda group: len(group["params"]))
     largest["params"] += [each for each in now if id(each) not in held and each not in before]
     gone = [
@@ -90,9 +91,7 @@ def narrowed(
         added: Parameters that it updates besides, with the settings of the largest group.
     """
     # Copied with the same parameters and nothing of what is known of them.
-    memo: dict[int, Any] = {
-        id(each): each for group in optimizer.param_groups for each in group["params"]
-    }
+    memo: dict[int, Any] = {id(each): each for each in parameters_of(optimizer)}
     memo[id(optimizer.state)] = defaultdict(dict)
     other = copied(optimizer, memo)
     largest = max(other.param_groups, key=lambda group: len(group["params"]))

@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from gradcheckup.capture import transformed
+from gradcheckup.probe.subject import parameters_of
 
 
 def innermost(optimizer: Optimizer) -> Optimizer:
@@ -89,8 +90,7 @@ class Clock:
 
     def elsewhere(self, optimizer: Optimizer) -> None:
         """Any optimizer of the process has stepped."""
-        groups = optimizer.param_groups
-        if not any(id(each) in self._own for group in groups for each in group["params"]):
+        if not any(id(each) in self._own for each in parameters_of(optimizer)):
             with self._hook():
                 self._elsewhere()
 

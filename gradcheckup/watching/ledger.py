@@ -16,6 +16,7 @@ from gradcheckup import statistics
 from gradcheckup.capture.pooling import Pooling
 from gradcheckup.capture.readings import Readings, Tray
 from gradcheckup.probe.ledger import owners
+from gradcheckup.probe.subject import learning_rates
 from gradcheckup.records import ParameterRecord
 from gradcheckup.watching.processes import own_part, shards
 
@@ -30,15 +31,6 @@ class Ledger:
         self._model = model
         self._optimizers = optimizers
         self._pages: list[_Page] = []
-
-    def rates(self) -> dict[int, float]:
-        """Learning rate now, by `id` of each parameter that an optimizer updates."""
-        return {
-            id(each): float(group.get("lr", 1.0))
-            for optimizer in self._optimizers
-            for group in optimizer.param_groups
-            for each in group["params"]
-        }
 
     def weights(self, names: Mapping[str, nn.Module]) -> None:
         """Before the update.
@@ -66,7 +58,7 @@ class Ledger:
 
         Nothing of the parameters is held any longer.
         """
-        rates = self.rates()
+        rates = learning_rates(*self._optimizers)
         reads = [page.put(rates.get(id(page.parameter)), tray) for page in self._pages]
         self._pages = []
         return lambda readings: [read(readings) for read in reads]
