@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,10 @@ WARNED = HEALTHY + "model[0].weight.require_grad = False\n"
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the command in an empty folder; files are given as keyword arguments."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    modules, path = set(sys.modules), list(sys.path)
 
     def _run(*arguments: str, **files: str) -> Result:
         for name, text in files.items():
@@ -65,11 +64,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
             assert len(line) <= 80 or len(line.split()) == 1 or str(tmp_path) in line, line
         return result
 
-    yield _run
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+    return _run
 
 
 def process(*arguments: str, folder: Path, **streams: Any) -> subprocess.Popen[str]:
