@@ -112,14 +112,12 @@ def test_what_is_no_writer_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    package = pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    run = package.init(
+def wandb_run(tmp_path: Path, wandb_alone: Any) -> Any:
+    run = wandb_alone.init(
         mode="offline",
         dir=str(tmp_path),
         project="watched",
-        settings=package.Settings(console="off", x_disable_stats=True, disable_git=True),
+        settings=wandb_alone.Settings(console="off", x_disable_stats=True, disable_git=True),
     )
     yield run
     run.finish()
@@ -217,18 +215,6 @@ def test_wandb_without_a_run_is_refused() -> None:
         wandb_integration.log(monitor)
     with pytest.raises(gradcheckup.UsageError, match=r"what wandb\.init returns, got str"):
         wandb_integration.log(monitor, "run")
-
-
-@pytest.fixture
-def mlflow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database takes the whole of MLflow
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    package = pytest.importorskip("mlflow")
-    before = package.get_tracking_uri()
-    package.set_tracking_uri(f"file:{tmp_path}/store")
-    yield package
-    package.end_run()
-    package.set_tracking_uri(before)
 
 
 mlflow_warnings = pytest.mark.filterwarnings(

@@ -16,6 +16,8 @@ import gradcheckup
 PAGE = Path(__file__).parents[2] / "docs" / "watching.md"
 SECTION = PAGE.read_text("utf-8").partition("## Trainers and loggers\n")[2].partition("\n## ")[0]
 SNIPPETS = re.findall(r"^```py\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
+# Packages that take a fixture to write into the folder of the test alone.
+OWN = {"wandb": "wandb_alone", "mlflow": "mlflow_store"}
 PACKAGES = ("tensorboard", "wandb", "mlflow", "lightning", "transformers")
 
 
@@ -65,13 +67,16 @@ def test_every_package_has_its_snippet() -> None:
     ("package", "snippet"), [*zip(PACKAGES, SNIPPETS, strict=True)], ids=PACKAGES
 )
 def test_the_snippet_runs(
-    package: str, snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: str,
+    snippet: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
-    for name in ("WANDB_SILENT", "MLFLOW_ALLOW_FILE_STORE", "MLFLOW_DISABLE_TELEMETRY"):
-        monkeypatch.setenv(name, "true")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlruns")
+    if package in OWN:
+        request.getfixturevalue(OWN[package])
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     tokens = [{"input_ids": each, "labels": each} for each in torch.randint(0, 20, (16, 8))]
     names: dict[str, Any] = {
