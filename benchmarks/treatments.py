@@ -13,7 +13,6 @@ architecture. A treatment drawn at random is trained beside it.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -29,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import gradcheckup
 from benchmarks import sick
 from benchmarks.cases import Case
-from benchmarks.results import append_line
+from benchmarks.jsonlines import append_line, read_lines
 from benchmarks.training import FAILS, train
 
 _NEAR = 0.05
@@ -148,12 +147,6 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def load(path: Path) -> list[dict[str, Any]]:
-    """The lines that are there; a torn last one is left out."""
-    texts = path.read_text("utf-8").splitlines() if path.exists() else []
-    return [json.loads(text) for text in texts if text.endswith("}")]
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--cases", type=click.IntRange(min=1), default=120, show_default=True, help="Nets drawn."
@@ -181,7 +174,7 @@ def main(cases: int, seed: int, budget: int, output: Path, *, summarise: bool) -
     Interrupt at any time: finished nets are kept, and the same command goes on from there.
     """
     torch.set_num_threads(1)
-    done = {(line["index"], line["seed"]) for line in load(output)}
+    done = {(line["index"], line["seed"]) for line in read_lines(output, dict)}
     todo = [case for case in sick.cases(cases) if (case.index, seed) not in done]
     columns = (TextColumn("nets"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
@@ -191,7 +184,7 @@ def main(cases: int, seed: int, budget: int, output: Path, *, summarise: bool) -
     except KeyboardInterrupt:
         click.echo("interrupted; the same command goes on from here", err=True)
         sys.exit(_INTERRUPTED)
-    click.echo(summary([line for line in load(output) if line["seed"] == seed]))
+    click.echo(summary([line for line in read_lines(output, dict) if line["seed"] == seed]))
 
 
 if __name__ == "__main__":

@@ -136,6 +136,12 @@ def time_points(length: int) -> tuple[int, ...]:
     return tuple(round(index * (length - 1) / last) for index in range(_MOST_TIME_POINTS))
 
 
+def over_calls(norms: Iterable[float | None]) -> float | None:
+    """The norm over all calls of a layer, of those that are known; None if none is."""
+    known = [norm for norm in norms if norm is not None]
+    return math.hypot(*known) if known else None
+
+
 def first_layer(layers: Iterable[LayerRecord]) -> LayerRecord | None:
     """The first weight layer that received a gradient (else the first layer with one).
 
@@ -277,8 +283,7 @@ class Step:
         first = self.first
         if first is None or first.gradient_ratio is None:
             return None
-        calls = (layer.gradient_ratio for layer in self.layers if layer.name == first.name)
-        return math.hypot(*(ratio for ratio in calls if ratio is not None))
+        return over_calls(each.gradient_ratio for each in self.layers if each.name == first.name)
 
     @property
     def signal_reference(self) -> LayerRecord | None:

@@ -13,6 +13,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import sick, treatments
+from benchmarks.jsonlines import read_lines
 
 
 def line(index: int, first: Any, random: Any = None, **other: Any) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def test_the_nets_are_the_same_in_every_run_and_unlike_each_other() -> None:
 def test_a_torn_last_line_is_a_net_not_done_yet(tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
     file.write_text(json.dumps(line(0, None)) + '\n{"index": 1, "se')
-    assert [each["index"] for each in treatments.load(file)] == [0]
+    assert [each["index"] for each in read_lines(file, dict)] == [0]
 
 
 @pytest.mark.slow

@@ -8,7 +8,15 @@ from dataclasses import replace
 
 from gradcheckup.capture.readings import Measured
 from gradcheckup.probe.through_time import time_profiles
-from gradcheckup.records import LayerRecord, ParameterRecord, Response, Role, Step, first_layer
+from gradcheckup.records import (
+    LayerRecord,
+    ParameterRecord,
+    Response,
+    Role,
+    Step,
+    first_layer,
+    over_calls,
+)
 
 
 def assemble(
@@ -56,7 +64,9 @@ def assemble(
         for profile, length in [times.get((each.name, each.call), (None, None))]
     ]
     reference = _reference(layers)
-    base = _over_calls(layers, reference)
+    base = over_calls(
+        each.gradient_norm for each in layers if reference and each.name == reference.name
+    )
     first = first_layer(layers)
     related = [
         replace(
@@ -86,14 +96,6 @@ def _ratio(value: float | None, base: float | None) -> float | None:
     if value is None or not base:
         return None
     return value / base
-
-
-def _over_calls(layers: Sequence[LayerRecord], one: LayerRecord | None) -> float | None:
-    """Gradient norm of a layer over all calls of it."""
-    if one is None:
-        return None
-    norms = (layer.gradient_norm for layer in layers if layer.name == one.name)
-    return math.hypot(*(norm for norm in norms if norm is not None))
 
 
 def _next_norm(layers: Sequence[LayerRecord], position: int) -> float | None:

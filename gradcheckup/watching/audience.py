@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 from gradcheckup.tracebacks import one_line
+from gradcheckup.watching.warning import warn
 
 
 class Audience:
@@ -28,11 +28,9 @@ def _succeeds(name: str, call: Callable[[Any], object], news: object) -> bool:
     try:
         call(news)
     except Exception as error:  # noqa: BLE001 - a server that is away, a full disk
-        warnings.warn(
+        warn(
             f"gradcheckup calls {name} no more, your training goes on and is watched: "
-            f"{one_line(error)}",
-            RuntimeWarning,
-            stacklevel=2,
+            f"{one_line(error)}"
         )
         return False
     return True

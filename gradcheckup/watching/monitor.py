@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import Any, TypeVar
 
 from torch import nn
@@ -31,6 +28,7 @@ from gradcheckup.watching.audience import Audience
 from gradcheckup.watching.clock import Clock
 from gradcheckup.watching.processes import Processes, known
 from gradcheckup.watching.sampler import Sampler
+from gradcheckup.watching.warning import warn
 
 _T = TypeVar("_T")
 
@@ -187,12 +185,7 @@ class Monitor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # -- what the loop sets off ---------------------------------------------------------------
@@ -250,7 +243,7 @@ class Monitor:
             self._run.trace.add(taken)
             self._note(lambda log: log.sample(taken))
             return ()
-        facts, layers = self._facts(), self._sampler.layers
+        facts, layers = self._facts(taken), self._sampler.layers
         self._run.look(taken, facts, layers)
         sample = self._sampler.summary(taken)
         self._run.trace.add(sample)
@@ -261,15 +254,15 @@ class Monitor:
             self._note(partial(_write_finding, finding))
         return fresh
 
-    def _facts(self) -> Recording:
-        """What is known of the model beside its steps."""
-        capture = self._sampler.capture
+    def _facts(self, taken: Step) -> Recording:
+        """What is known of the model beside its steps, once the last of them was taken."""
+        capture, steps = self._sampler.capture, (*self._run.trace.steps, taken)
         return Recording(
             model=class_name(self._model),
             optimizer=" and ".join(map(described, self._optimizers)),
             objective="loop",
             steps=(),
-            never_called=never_called(self._sampler.names, capture.called, self._run.trace.steps),
+            never_called=never_called(self._sampler.names, capture.called, steps),
             unregistered=unregistered(self._model, capture.foreign),
             misspelt=misspelt_flags(self._model),
         )
@@ -291,7 +284,7 @@ class Monitor:
             self._clock.stop()
             self._sampler.give_up()
             self._ended()
-            _warn(
+            warn(
                 f"gradcheckup stopped watching {class_name(self._model)} at step {self.steps}, "
                 f"your training goes on: {self.failure}"
             )
@@ -313,18 +306,10 @@ class Monitor:
             path, log, self._log = self._log.path, self._log, None
             with suppress(OSError):  # what is buffered still finds no room
                 log.close()
-            _warn(
+            warn(
                 f"gradcheckup writes no more to {path}, your training goes on and is watched: "
                 f"{one_line(error)}"
             )
-
-
-def _warn(text: str) -> None:
-    """Warns; where warnings are errors, on stderr, since no error of ours ends a training."""
-    try:
-        warnings.warn(text, RuntimeWarning, stacklevel=3)
-    except RuntimeWarning:
-        sys.stderr.write(f"{text}\n")
 
 
 def _write_finding(finding: Finding, log: RunLog) -> None:

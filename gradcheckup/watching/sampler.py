@@ -18,7 +18,7 @@ from gradcheckup.capture.readings import Measured, Readings, Tray
 from gradcheckup.history import Sample
 from gradcheckup.probe.profile import assemble
 from gradcheckup.probe.subject import named_modules
-from gradcheckup.records import Role, Step
+from gradcheckup.records import Role, Step, over_calls
 from gradcheckup.runs.trace import WINDOW
 from gradcheckup.watching.clock import innermost
 from gradcheckup.watching.gradients import GradientSample
@@ -279,10 +279,10 @@ class Sampler:
     def summary(self, step: Step) -> Sample:
         """What a glance at the step of the last full look would have seen."""
         norms = [
-            [layer.gradient_norm for layer in step.layers if layer.name == name]
+            over_calls(layer.gradient_norm for layer in step.layers if layer.name == name)
             for name in self.layers
         ]
-        return self._sample(step.index, step.loss, list(map(_length, norms)))
+        return self._sample(step.index, step.loss, norms)
 
     def _sample(self, index: int, loss: float, norms: Sequence[float | None]) -> Sample:
         last = self._last
@@ -319,9 +319,3 @@ def _dense_parameters(model: nn.Module) -> Iterable[nn.Parameter]:
 
 def _over(norm: float | None, unit: float) -> float | None:
     return None if norm is None else norm / unit
-
-
-def _length(norms: Sequence[float | None]) -> float | None:
-    """Over all calls of a layer."""
-    known = [norm for norm in norms if norm is not None]
-    return math.hypot(*known) if known else None

@@ -97,6 +97,28 @@ def _numbers(record: Any) -> dict[str, float]:
     return {name: each for name, each in values.items() if isinstance(each, (float, int))}
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_layer_whose_parameters_another_uses_was_called_at_the_first_look(steps: int) -> None:
+    """Attention multiplies by the weights of its `out_proj`, which is never called itself."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.idle, self.last = nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.attention(x, x, x)[0].mean(1))
+            return out
+
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradcheckup.watch(model, optimizer, every=1) as monitor:
+        for _ in range(steps):
+            _step(model, optimizer, torch.randn(5, 4, 8))
+    assert monitor.report().recording.never_called == ("idle",)
+
+
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])
 def test_update_ratios_are_those_of_the_weights_before_and_after(kind: Any) -> None:
     """Exact for small parameters, within a few per cent for those of which some is looked at."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -181,6 +182,22 @@ def test_who_raises_is_called_no_more_and_the_training_goes_on() -> None:
         _train(model, optimizer, 1)
     _train(model, optimizer, 2)
     assert told == [0, 1, 2]
+    assert not monitor.closed
+
+
+def test_who_raises_ends_no_training_where_warnings_are_errors(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def broken(_: gradcheckup.Monitor) -> None:
+        raise ConnectionError("the server is away")
+
+    model, optimizer, monitor = _watched(every=1)
+    monitor.on_sample(broken)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _train(model, optimizer, 2)
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("gradcheckup calls broken no more")
     assert not monitor.closed
 
 
