@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 Batch = tuple[Tensor, Tensor]
 
+WIDTH = 256
+"""Of the MLP."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -21,10 +24,10 @@ class Workload:
     batch: Callable[[], Batch]
 
 
-def mlp() -> nn.Module:
-    """30 layers of 256 units: steps are so short that each Python call counts."""
-    hidden = [each for _ in range(29) for each in (nn.Linear(256, 256), nn.ReLU())]
-    model = nn.Sequential(*hidden, nn.Linear(256, 10))
+def mlp(depth: int = 30) -> nn.Module:
+    """Layers of 256 units: steps are so short that each Python call counts."""
+    hidden = [each for _ in range(depth - 1) for each in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
+    model = nn.Sequential(*hidden, nn.Linear(WIDTH, 10))
     for module in model:
         if isinstance(module, nn.Linear):
             # At PyTorch's default the gradient vanishes, and denormal numbers slow steps down.
@@ -73,7 +76,9 @@ def _tokens() -> Batch:
 
 
 WORKLOADS: Mapping[str, Workload] = {
-    "MLP, 30 layers": Workload(mlp, lambda: (torch.randn(128, 256), torch.randint(0, 10, (128,)))),
+    "MLP, 30 layers": Workload(
+        mlp, lambda: (torch.randn(128, WIDTH), torch.randint(0, 10, (128,)))
+    ),
     "resnet18, 64 px": Workload(
         lambda: torchvision.models.resnet18(num_classes=10),
         lambda: (torch.randn(16, 3, 64, 64), torch.randint(0, 10, (16,))),

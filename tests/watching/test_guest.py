@@ -480,7 +480,7 @@ def test_nothing_grows_with_the_steps() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     counts = []
     with gradcheckup.watch(model, optimizer, every=1) as monitor:
-        for steps in (560, 80, 80):
+        for steps in (1600, 200, 200):
             _train(model, optimizer, steps)
             counts.append((_tensors(), len(gc.get_objects())))
     history = monitor.report().recording.history
