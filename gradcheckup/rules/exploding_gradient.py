@@ -40,11 +40,12 @@ def upper_limit(recording: Recording, thresholds: Thresholds) -> float:
 
 
 def _signal_growth(recording: Recording, cap: float) -> float:
-    """By how much the signal grows on its way forward, as the gradient does on its way back.
+    """By how much the signal grows between the two layers, as the gradient does on its way back.
 
     Where both grow alike the net is only scaled, to which steps of a size of their own are blind.
     """
-    growth = query.median(step.end_to_end_signal for step in recording.settled)
+    references = [step.layer(step.reference) for step in recording.settled]
+    growth = query.median(layer.signal_ratio for layer in references if layer)
     return min(max(growth or 1.0, 1.0), cap)
 
 

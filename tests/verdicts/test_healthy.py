@@ -387,6 +387,25 @@ HEALTHY["default_relu_3"] = _deep(3)
 HEALTHY["default_tanh_4"] = _deep(4, act=nn.Tanh)
 
 
+class Shortcut(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.elu(self.linear(x))
+
+
+@healthy
+def residual_weights_of_normal_1_adam(digits: Digits) -> dict[str, Any]:
+    """Signal and gradient grow alike, 3000 times: to Adam a scale (accuracy .85 by step 300)."""
+    blocks = [nn.Linear(64, 512), nn.ELU(), Shortcut(512), Shortcut(512), nn.Linear(512, 10)]
+    for module in (net := nn.Sequential(*blocks)).modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight)
+    return case(net, digits(), optimizer=ADAM)
+
+
 class Transformer(nn.Module):
     def __init__(self, layers: int, pre: bool, width: int = 24) -> None:
         super().__init__()
