@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.cases import Case
 from benchmarks.jsonlines import append_line, read_lines
-from benchmarks.oracle import layers_at_fault
+from benchmarks.oracle import CAUSES, causes, layers_at_fault
 from benchmarks.peers import Opinion
 from benchmarks.training import Outcome
 from gradcheckup import Finding, Report
@@ -40,10 +40,9 @@ class Result:
         losses: Loss, likewise.
         late_score: See `Outcome`.
         gentle_score: See `Outcome`.
-        right_code: Whether its worst finding names what is known to be wrong; None where nothing
-            is known or nothing was found.
-        right_layer: Whether it places it, likewise; without a known fault, whether it is the layer
-            that `oracle` names.
+        right_code: Whether its worst finding names what is known to be wrong, or without a known
+            fault what `oracle` measures; None where neither tells or nothing was found.
+        right_layer: Whether it places it, likewise.
         severity: Rank of the worst finding, -1 without any.
         excess: By how many decades the findings of that rank break their limits, the most counting.
         peers: What other detectors say, by name.
@@ -137,7 +136,7 @@ def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report)
         losses=[step.loss for step in report.steps],
         late_score=outcome.late_score,
         gentle_score=outcome.gentle_score,
-        right_code=blamed.code in case.culprit.codes if blamed and case.culprit else None,
+        right_code=_named(blamed, case, seed) if blamed else None,
         right_layer=_placed(blamed, _fault(case, seed, blamed)) if blamed else None,
         severity=worst.severity.rank if worst else -1,
         excess=max(
@@ -149,6 +148,16 @@ def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report)
             default=0.0,
         ),
     )
+
+
+def _named(finding: Finding, case: Case, seed: int) -> bool | None:
+    """Whether its code is what is wrong; None where nobody knows."""
+    if case.culprit:
+        return finding.code in case.culprit.codes
+    known = causes(case, seed)
+    if known is None or not (known or finding.code in CAUSES):
+        return None
+    return finding.code in known
 
 
 def _fault(case: Case, seed: int, finding: Finding) -> frozenset[str]:

@@ -395,6 +395,24 @@ def test_the_oracle_finds_the_layer_that_loses_the_gradient() -> None:
             assert layer.gain == pytest.approx(gains[layer.name], rel=1e-3)
 
 
+def test_the_oracle_names_what_is_out_of_order() -> None:
+    def scaled(factor: float) -> Callable[[], nn.Module]:
+        def build() -> nn.Module:
+            model = _relu()
+            for module in model.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.kaiming_normal_(module.weight).data.mul_(factor)
+            return model
+
+        return build
+
+    assert oracle.causes(HE_RELU, 0) == set()
+    # He's weights keep signal and gradient; a factor tells twice between three hidden layers.
+    assert oracle.causes(_case(scaled(0.1)), 0) == {"GC101", "GC203"}
+    assert "GC102" in (oracle.causes(_case(scaled(12.0)), 0) or ())
+    assert oracle.causes(_case(lambda: nn.Sequential(nn.RNN(8, 4), nn.Linear(4, 10))), 0) is None
+
+
 def test_a_report_is_as_bad_as_its_worst_finding_then_by_how_far() -> None:
     mild = dataclasses.replace(_result(1, "fails", healthy=True, ratio=0.3), ratios=[1e-9, 0.3])
     far = dataclasses.replace(mild, ratios=[1.0, 1e-3])
