@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcheckup import statistics
-from gradcheckup.watching.processes import is_distributed, own_part, shards
+from gradcheckup.watching.sharding import is_distributed, own_part, shards
 
 _MOST = 256
 

@@ -18,7 +18,7 @@ from gradcheckup.capture.readings import Readings, Tray
 from gradcheckup.probe.ledger import owners
 from gradcheckup.probe.subject import learning_rates
 from gradcheckup.records import ParameterRecord
-from gradcheckup.watching.processes import own_part, shards
+from gradcheckup.watching.sharding import own_part, shards
 
 _MOST = 4096
 _FEW = 32

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,12 +21,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from gradcheckup.capture.pooling import Pooling
 from gradcheckup.capture.readings import Measured, Readings
 from gradcheckup.errors import GradcheckupError, UsageError
 from gradcheckup.tracebacks import one_line
+from gradcheckup.watching.sharding import check_shards
 
 PATIENCE = timedelta(seconds=120)
 """How long a process waits for the others."""
@@ -242,7 +242,7 @@ def join(model: nn.Module, process_group: Any) -> Processes | None:
             f"is a member, got {type(chosen).__name__}"
         )
     ranks = dist.get_process_group_ranks(chosen)
-    _check_shards(model, ranks)
+    check_shards(model, ranks)
     if len(ranks) == 1:
         return None
     try:
@@ -268,103 +268,6 @@ def _connected(ranks: Sequence[int]) -> Any:
     whole = dist.distributed_c10d._get_default_store()  # noqa: SLF001 - the only way to it
     store = dist.distributed_c10d.PrefixStore(f"gradcheckup/{together}/{_MEETINGS[members]}", whole)
     return dist.ProcessGroupGloo(store, members.index(dist.get_rank()), len(members), PATIENCE)
-
-
-def is_distributed(tensor: Tensor) -> bool:
-    """Whether a tensor stands for parts or copies in several processes."""
-    return _placements(tensor) is not None
-
-
-def own_part(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor: all of it, or a shard."""
-    if not is_distributed(tensor):
-        return tensor.detach()
-    with torch.no_grad():
-        part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
-    return part.detach()
-
-
-def shards(tensor: Tensor) -> int:
-    """Into how many parts a tensor is split over the processes; 1 where each holds all of it."""
-    placements = _placements(tensor)
-    if placements is None:
-        return 1
-    mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
-    split = (dim for dim, each in enumerate(placements) if not each.is_replicate())
-    return math.prod(int(mesh.size(dim)) for dim in split)
-
-
-def _placements(tensor: Tensor) -> Any:
-    """Of a DTensor; None for others. Importing its class would cost every single process."""
-    return getattr(tensor, "placements", None) if hasattr(tensor, "to_local") else None
-
-
-def check_wrappers(model: nn.Module) -> None:
-    """Refuses what runs a model out of our sight.
-
-    Raises:
-        UsageError: It is wrapped in that.
-    """
-    known: Any = sys.modules.get("torch.distributed.fsdp")
-    for module in model.modules():
-        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
-            raise UsageError(
-                "expected one device in a process, but nn.DataParallel runs copies of the model in "
-                "threads: use DistributedDataParallel, started with torchrun"
-            )
-        if known is not None and isinstance(module, known.FullyShardedDataParallel):
-            raise UsageError(
-                "expected parameters that stay what they are, but FullyShardedDataParallel (FSDP1) "
-                "flattens them: use torch.distributed.fsdp.fully_shard, which replaced it"
-            )
-
-
-def _check_shards(model: nn.Module, ranks: Sequence[int]) -> None:
-    """Refuses parameters that are split in another way than by `fully_shard`.
-
-    A layer that is split itself, as by tensor parallelism, hands on a part of its output, or all,
-    and nothing tells which.
-    """
-    split = {name: each for name, each in model.named_parameters() if _placements(each) is not None}
-    if not split:
-        return
-    whole = _sharded_data_parallel(model)
-    for name, parameter in split.items():
-        mesh: Any = parameter.device_mesh  # type: ignore[attr-defined]
-        placements = _placements(parameter)
-        shards = [each for each in placements if not each.is_replicate()]
-        if id(parameter) not in whole or len(shards) > 1 or any(map(_is_partial, shards)):
-            raise UsageError(
-                f"expected parameters that are whole or split by fully_shard alone, but {name} is "
-                f"split as {tuple(placements)}: tensor parallel models cannot be watched; "
-                "diagnose() the model in one process"
-            )
-        if sorted(mesh.mesh.flatten().tolist()) != sorted(ranks):
-            raise UsageError(
-                f"expected {name} to be split over the {len(ranks)} watched processes, but its "
-                f"mesh has {mesh.size()}: pass process_group= of those"
-            )
-
-
-def _sharded_data_parallel(model: nn.Module) -> set[int]:
-    """The `id` of all parameters inside of a module that `fully_shard` was applied to."""
-    room: Any = sys.modules.get("torch.distributed.fsdp")
-    kind = getattr(room, "FSDPModule", None)
-    if kind is None:  # torch < 2.6
-        early: Any = sys.modules.get("torch.distributed._composable.fsdp")
-        kind = getattr(early, "FSDPModule", None) or getattr(early, "FSDP", None)
-    if kind is None:
-        return set()
-    return {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, kind)
-        for parameter in module.parameters()
-    }
-
-
-def _is_partial(placement: Any) -> bool:
-    return bool(placement.is_partial())
 
 
 def _word(told: Told, poolings: Sequence[Pooling]) -> int:

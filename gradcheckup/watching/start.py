@@ -21,7 +21,8 @@ from gradcheckup.runs.reading import steps_so_far
 from gradcheckup.runs.run import Run
 from gradcheckup.thresholds import Thresholds
 from gradcheckup.watching.monitor import Monitor
-from gradcheckup.watching.processes import Processes, check_wrappers, join
+from gradcheckup.watching.processes import Processes, join
+from gradcheckup.watching.sharding import check_wrappers
 
 _OPEN: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Monitor]] = weakref.WeakKeyDictionary()
 """The monitor of each watched model, which refers to the model."""
