@@ -23,21 +23,13 @@ from gradcheckup.capture import attention, layers, through_time
 from gradcheckup.capture.backward import in_backward
 from gradcheckup.capture.functions import Call, FunctionMode, watching
 from gradcheckup.capture.hook import Hook
-from gradcheckup.capture.readings import (
-    Event,
-    Measured,
-    Readings,
-    Tray,
-    floating_tensors,
-    put,
-)
+from gradcheckup.capture.passes import Passes
+from gradcheckup.capture.readings import Event, Measured, Readings, Tray, floating_tensors
 from gradcheckup.capture.response import Output
-from gradcheckup.capture.structure import Place, leaves, locate
+from gradcheckup.capture.structure import leaves
 from gradcheckup.capture.transforms import transformed
 from gradcheckup.capture.weighing import Weighing
 from gradcheckup.records import Role
-
-_MOST_PASSES = 8
 
 
 class Capture:
@@ -80,14 +72,11 @@ class Capture:
         self.stretch = 0
         self.keeps_outputs = False
         self.failed: Callable[[Exception], None] | None = None
-        self._events: list[Event] = []
-        self._calls: dict[str, int] = {}
-        self._places: list[Place] = []
+        self._passes = Passes()
         self._passages: dict[int, through_time.Passage] = {}
         self._answered: dict[str, Event] = {}
         self._peaks: dict[tuple[str, int], Tensor] = {}
         self._handles: list[RemovableHandle] = []
-        self._passes = 0
         self._paused = False
         self._weighing = Weighing()
         self._entropies: dict[str, Tensor | None] = {}
@@ -118,30 +107,16 @@ class Capture:
         self.running.clear()
         self.ran.clear()
         self.stretch = 0
-        self._events.clear()
-        self._calls.clear()
-        self._places.clear()
+        self._passes.begin()
         self._entropies.clear()
         self._passages.clear()
         self._answered.clear()
-        self._passes = 0
         self._paused = False
 
     def again(self, *, keep: bool) -> None:
-        """Another forward pass of the step begins.
-
-        Args:
-            keep: Whether the ones before may lead to the same loss. What is kept holds their graph,
-                so that of many passes the last ones are.
-        """
+        """Another forward pass of the step begins; see `Passes.again`."""
         self.running.clear()
-        self._passes += 1
-        if not keep:
-            self._events.clear()
-            self._calls.clear()
-        elif self._passes > _MOST_PASSES:
-            last = self._passes - _MOST_PASSES
-            self._events = [event for event in self._events if event.passed >= last]
+        self._passes.again(keep=keep)
 
     def attach(self) -> None:
         """Sets the hooks on the modules; `detach` takes all away again."""
@@ -192,42 +167,16 @@ class Capture:
                 leaf.grad = gradient
 
     def settle(self, loss: Sequence[Tensor]) -> bool:
-        """Ends the forward pass: finds the place of each layer in the graph of the loss.
-
-        Returns:
-            Whether the loss has anything to do with the layers that ran.
-        """
-        self._places = locate(
-            loss, [(event.name, event.role, event.nodes) for event in self._events]
-        )
-        if not (any(place.reached for place in self._places) or self._awaited()):
+        """Ends the forward pass; see `Passes.settle`."""
+        if not self._passes.settle(loss):
             return False
-        self._keep_reached()
-        for event, place in zip(self._events, self._places, strict=True):
-            event.nodes.clear()
-            if not place.output:
-                event.value = None
         self._weighing.clear()
         self.running.clear()
         return True
 
-    def _keep_reached(self) -> None:
-        """Drops the passes that the loss has nothing to do with, as an evaluation before."""
-        pairs = list(zip(self._events, self._places, strict=True))
-        reached = {event.passed for event, place in pairs if place.reached or not event.hooked}
-        if len({event.passed for event in self._events}) == len(reached):
-            return
-        pairs = [(event, place) for event, place in pairs if event.passed in reached]
-        self._events = [event for event, _ in pairs]
-        self._places = [place for _, place in pairs]
-        calls: dict[str, int] = {}
-        for event in self._events:
-            event.call = calls.get(event.name, 0)
-            calls[event.name] = event.call + 1
-
     def arrived(self) -> bool:
         """Whether a gradient came."""
-        return any(event.gradients for event in self._events)
+        return self._passes.arrived()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -246,30 +195,20 @@ class Capture:
 
     def put(self, tray: Tray) -> Callable[[Readings], list[Measured]]:
         """Puts the step on a tray; returns what makes numbers of it once the tray was carried."""
-        places = self._places or [Place()] * len(self._events)
-        reads = [put(*each, tray) for each in zip(self._events, places, strict=True)]
-        return lambda readings: [read(readings) for read in reads]
+        return self._passes.put(tray)
 
     @property
     def events(self) -> tuple[Event, ...]:
         """What ran in this step so far, in execution order."""
-        return tuple(self._events)
+        return tuple(self._passes)
 
     def outputs(self) -> list[Output]:
         """The output layers of the step with their gradient, where `keeps_outputs` was set."""
-        return [
-            Output((event.name, event.call), event.value, event.gradient)
-            for event in self._events
-            if event.value is not None and event.gradient is not None
-        ]
+        return self._passes.outputs()
 
     def within_model(self) -> bool:
         """Whether the model is running, or a part of it again, for a checkpoint."""
         return bool(self.running) or (self.differentiating and in_backward())
-
-    def _awaited(self) -> list[Event]:
-        """Layers that ran under no_grad so far; a recomputation may show their gradient."""
-        return [event for event in self._events if not event.hooked]
 
     # -- what the hooks call ----------------------------------------------------------------
 
@@ -277,7 +216,7 @@ class Capture:
         self.called.add(name)
         if transformed():
             return
-        if in_backward() and self._awaited() and not watching():
+        if in_backward() and self._passes.awaited() and not watching():
             # torch switches the function mode off around backward(), where reentrant
             # checkpointing runs the forward that counts. Autograd drops this one again with the
             # thread state of the node that recomputes.
@@ -413,26 +352,19 @@ class Capture:
         if self._paused:
             return None
         if in_backward():
-            # Checkpointing runs the forward again: the first run under no_grad left an event
-            # without a gradient hook, which now gets it; every other one is complete.
-            # Stretches come back last first, and the layers inside one in their order.
-            same = [event for event in self._awaited() if event.name == name]
-            event = min(same, key=lambda event: (-event.stretch, event.call), default=None)
+            event = self._passes.again_called(name)
             if event:
                 self._hook(event, values)
             return event
-        call = self._calls.get(name, 0)
-        self._calls[name] = call + 1
         main = values[0]
-        event = Event(name, call, kind, role, functional, tuple(main.shape))
-        event.stretch, event.passed = self.stretch, self._passes
+        event = Event(name, 0, kind, role, functional, tuple(main.shape), stretch=self.stretch)
+        self._passes.add(event)
         if main.numel():
             event.signal = statistics.signal(main)
             if event.signal is None:  # which else tells whether all is finite
                 event.peak = statistics.peak(main)
         if self.keeps_outputs and role is Role.WEIGHT and not functional:
             event.value = main.detach()
-        self._events.append(event)
         self._hook(event, values)
         return event
 
@@ -468,12 +400,7 @@ class Capture:
 
     def _unit_dim(self, given: Tensor) -> int:
         """Channels come first after a convolution, last after a linear layer."""
-        before = (
-            event
-            for event in reversed(self._events)
-            if event.role is not Role.ACTIVATION and event.role is not Role.CONTAINER
-        )
-        nearest = next(before, None)
+        nearest = self._passes.nearest()
         return 1 if nearest and nearest.channels_first and given.ndim > 1 else -1
 
     def forget_units(self) -> None:
