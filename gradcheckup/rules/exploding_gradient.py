@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from statistics import mean
 
 from gradcheckup.records import Finding, Recording, Role, Severity, Step
 from gradcheckup.rules import query
@@ -12,6 +13,7 @@ from gradcheckup.thresholds import Thresholds
 
 _STEP_GROWTH = 1e3
 _LARGE_UPDATE = 0.1
+_FALL = 7 / 8
 
 
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
@@ -34,7 +36,7 @@ def upper_limit(recording: Recording, thresholds: Thresholds) -> float:
     norms = len(query.hidden(recording.steps[0], Role.NORM))
     expected = min(norms * math.log(thresholds.norm_growth), math.log(thresholds.norm_growth_cap))
     limit = max(thresholds.gradient_ratio_high, math.exp(expected))
-    if query.is_adaptive(recording):
+    if query.is_adaptive(recording) and _gets_through(recording):
         limit *= _signal_growth(recording, thresholds.signal_growth_cap)
     return limit
 
@@ -47,6 +49,25 @@ def _signal_growth(recording: Recording, cap: float) -> float:
     references = [step.layer(step.reference) for step in recording.settled]
     growth = query.median(layer.signal_ratio for layer in references if layer)
     return min(max(growth or 1.0, 1.0), cap)
+
+
+def _gets_through(recording: Recording) -> bool:
+    """Whether steps tell in the loss, or it is no larger than the outputs differ within a batch.
+
+    So it is in a net that was trained before. Where the outputs are large and say nothing, the
+    loss is a multiple of how they differ, and stays that.
+    """
+    early = [step.loss for step in recording.steps[: len(recording.steps) // 2]]
+    late = [step.loss for step in recording.settled]
+    if not early or not all(map(math.isfinite, (*early, *late))):
+        return True
+    falls = mean(late) <= _FALL ** (len(recording.steps) / 2) * mean(early)
+    return falls or any(
+        layer.signal and step.loss <= layer.signal
+        for step in recording.steps[-1:]
+        for layer in step.layers
+        if layer.output
+    )
 
 
 def _across_layers(
@@ -141,9 +162,12 @@ RULE = Rule(
         "Normalised nets grow by sqrt(pi / (pi - 1)) = 1.21 per normalisation layer and learn, so "
         "the limit follows that growth (norm_growth), up to norm_growth_cap = 1e4. Under "
         "optimizers that scale every parameter's step (Adam) it is multiplied by the growth of the "
-        "signal, up to signal_growth_cap = 1e4: ReLU and GELU nets of N(0, 1) weights, where "
-        "gradient and signal both grow 200 to 4000 times, learn; tanh nets of N(0, 10^2), where "
-        "the gradient alone grows 3000 times, do not, nor does growth by 1e11."
+        "signal, up to signal_growth_cap = 1e4, as long as the loss falls by an eighth a step or "
+        "is no larger than the standard deviation of the outputs: ReLU, GELU and residual ELU nets "
+        "of N(0, 1) weights and 512 units, where gradient and signal both grow 200 to 4500 times, "
+        "learn, and their loss falls by a seventh a step; of 16 or 32 units it falls by less than "
+        "a tenth, and they fail. So do tanh nets of N(0, 10^2), where the gradient alone grows "
+        "3000 times, and all that grow by 1e7 and more."
     ),
     false_alarms=(
         "Residual BatchNorm nets start high (2500 for ResNet-152) and settle within a few steps: "

@@ -216,6 +216,33 @@ def test_growth_of_signal_and_gradient_alike_is_a_scale_to_adam(
     assert bool(list(exploding_gradient.check(made, LIMITS))) is found
 
 
+@pytest.mark.parametrize(
+    ("losses", "outputs", "found"),
+    [
+        ((80.0, 60.0, 40.0, 30.0), 20.0, False),  # falls by a quarter a step
+        ((80.0, 75.0, 78.0, 76.0), 20.0, True),  # large outputs that say nothing, and stay so
+        ((2.0, 2.1, 1.9, 2.0), 20.0, False),  # trained before: they say much
+        ((80.0, 60.0, math.nan), 20.0, False),  # GC401's
+        ((80.0,), 20.0, False),  # nobody knows yet
+    ],
+)
+def test_a_scale_is_one_where_steps_tell_in_the_loss(
+    layer: Make,
+    parameter: Make,
+    step: Make,
+    recording: Make,
+    losses: tuple[float, ...],
+    outputs: float,
+    found: bool,
+) -> None:
+    weight = parameter("late.weight", learning_rate=1e-3, update_norm=8e-3, gradient_norm=1.0)
+    early = layer("early", gradient_ratio=2900.0, gradient_norm=2900.0)
+    head = layer("head", output=True, signal=outputs)
+    flow = [early, layer("late", signal_ratio=30.0), head]
+    made = recording(step(index, flow, [weight], loss=loss) for index, loss in enumerate(losses))
+    assert bool(list(exploding_gradient.check(made, LIMITS))) is found
+
+
 def test_normalisation_layers_raise_the_exploding_limit(
     layer: Make, step: Make, recording: Make
 ) -> None:
