@@ -53,7 +53,8 @@ def diagnose(
             function from the model to an optimizer. SGD(lr=0.01, momentum=0.9) when left out.
         compute_loss: `compute_loss(model, batch)` returning a scalar, for everything else.
         steps: Optimizer steps of the probe. One look at initialisation is not enough: only what
-            persists is critical.
+            persists is critical. Where gradient and signal are fading as they end, it makes as
+            many again.
         batches: How many batches of the data these steps go through in turn, at most `steps`; as
             many as there are steps when left out. Data that has fewer is gone through again.
         seed: Seed of the probe's random numbers.

@@ -51,7 +51,11 @@ _OPTIONS = (
     click.option("--lr", type=_Finite(min=0), help="Learning rate."),
     click.option("--momentum", type=_Finite(min=0), help="Momentum, where it has one."),
     click.option("--weight-decay", type=_Finite(min=0), help="Weight decay."),
-    click.option("--steps", type=click.IntRange(min=1), help="Steps of the probe.  [default: 8]"),
+    click.option(
+        "--steps",
+        type=click.IntRange(min=1),
+        help="Steps of the probe; as many again where the signal fades.  [default: 8]",
+    ),
     click.option(
         "--batches",
         type=click.IntRange(min=1),

@@ -560,3 +560,23 @@ def test_a_layer_with_next_to_no_learning_rate_is_starved(digits: Digits) -> Non
     settings = case(mlp(64, 64, 64, 64, 10, init=_he), digits(), optimizer=rates)
     found = _only(gradcheckup.diagnose(**settings))
     assert (found.code, found.layers) == ("GC301", ("0",))
+
+
+def test_what_is_fading_at_the_end_is_looked_at_for_as_long_again(digits: Digits) -> None:
+    """30 layers of GELU and LayerNorm: after 500 steps .15 of these digits, at lr 0.01 and 0.02."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for before in (64, *[64] * 29):
+        layers += [nn.Linear(before, 64), nn.LayerNorm(64), nn.GELU()]
+    model = nn.Sequential(*layers, nn.Linear(64, 10))
+    sgd = functools.partial(torch.optim.SGD, lr=0.02, momentum=0.9)
+    told: list[tuple[int, int]] = []
+    report = gradcheckup.diagnose(
+        model, digits(), CE, optimizer=sgd, on_step=lambda *step: told.append(step)
+    )
+    assert told == [*((done, 8) for done in range(1, 8)), *((done, 16) for done in range(8, 17))]
+    assert len(report.steps) == 16
+    assert not report.healthy
+    assert report.findings[0].code == "GC203"
+    signal = [step.end_to_end_signal or 0.0 for step in report.steps]
+    assert max(signal[8:]) < 0.05 * signal[0]
