@@ -343,7 +343,8 @@ class Recording:
             use: it rises by more than a tenth where the samples of a batch exchange them.
         unexplained: The loss over what it is where the samples of a batch exchange the model's
             outputs: 0 for a net that has learnt its batch, 1 for one that knows nothing of it. Only
-            measured where a parameter stands still, and None where the outputs do not tell.
+            measured where a parameter stands still, and None where the outputs do not tell. Of a
+            run that is watched, the latest loss over the first.
         unregistered: Tensors with a gradient that the model keeps where `model.parameters()` does
             not look, as in a list of layers, and that the optimizer does not have either.
         misspelt: Attributes that look like a misspelt or misplaced `requires_grad`, as

@@ -45,10 +45,8 @@ class Glance:
 
     def attach(self) -> None:
         """Sets the hooks on the modules; `detach` takes all away again."""
-        self._set = [
-            module.register_forward_hook(_Outlet(self, row))
-            for row, module in enumerate(self._modules)
-        ]
+        for row, module in enumerate(self._modules):
+            self._set.append(module.register_forward_hook(_Outlet(self, row)))
 
     def detach(self) -> None:
         """Takes every hook away."""

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.jit import RecursiveScriptModule  # type: ignore[attr-defined] # torch's own gap
 from torch.optim import Optimizer
 
 from gradcheckup.capture.layers import class_name
@@ -70,8 +71,19 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by qualified name; the root under its class name."""
-    return {name or class_name(model): module for name, module in model.named_modules()}
+    """Modules by qualified name; the root under its class name.
+
+    Scripted ones, which take no hooks, are left out with all inside.
+    """
+    return {
+        name or class_name(model): module
+        for name, module in model.named_modules()
+        if not _is_scripted(module)
+    }
+
+
+def _is_scripted(module: nn.Module) -> bool:
+    return isinstance(module, RecursiveScriptModule)
 
 
 def unwrap_inside(model: nn.Module) -> None:
@@ -109,12 +121,19 @@ def rehearsal(
             memo: dict[int, Any] = {}
             twin, twin_loss = copy.deepcopy((model, loss), memo)
             optimizer = copied(bound, memo) if bound else None
+            _check_leaves(twin)
         except Exception:  # noqa: BLE001 - whatever the __deepcopy__ of foreign code raises
             with restored([model] if loss is None else [model, loss], bound):
                 note = "the model cannot be deep-copied: it is probed in place and restored"
                 yield _subject(model, criterion, bound, source, [note])
         else:
             yield _subject(twin, twin_loss or criterion, optimizer, source, [])
+
+
+def _check_leaves(twin: nn.Module) -> None:
+    """A scripted part is copied with its graph; no optimizer takes the parameters of that."""
+    if not all(each.is_leaf for each in twin.parameters()):
+        raise RuntimeError("expected parameters that are leaves")
 
 
 def check_trainable(model: nn.Module) -> None:
@@ -165,6 +184,9 @@ def _subject(
     elif optimizer is None:
         optimizer = build_optimizer(source, model)
     check_bound(optimizer, model)
+    scripted = [name for name, each in model.named_modules() if _is_scripted(each)]
+    if scripted:
+        notes.append(f"{scripted[0]} is TorchScript: its layers are not seen")
     for group in optimizer.param_groups:
         held, base = group.get("lr"), group.get("initial_lr")
         if held is not None and base and held < _HELD * base:

@@ -259,13 +259,25 @@ def _accumulating(evidence: Evidence) -> list[str]:
     ]
 
 
+_ORIGIN_UNSEEN = (
+    "The first NaN or Inf came at step {seen:.0f}, of which gradients alone were read. Measured in "
+    "full{step}, it is in the {place} already: where it arose is not known. To see that, diagnose "
+    "a checkpoint from before it with the batch of that step."
+)
+
+
 def _not_finite(what: str) -> Callable[[Evidence], list[str]]:
     def describe_not_finite(evidence: Evidence) -> list[str]:
         steps, culprit, before = evidence.finding.steps, evidence.worst, evidence.text("before")
         place = culprit if culprit == "loss" else f"{what} of {culprit}"
         behind = f", or on the way to it from {spoken(before)}" if before else ""
         step = f" at step {steps[0]}" if steps else ""
-        grown = evidence.figure("grown")
+        grown, seen = evidence.figure("grown"), evidence.figure("seen")
+        if seen is not None:
+            return [
+                _ORIGIN_UNSEEN.format(seen=seen, step=step, place=place),
+                _on_ranks(evidence),
+            ]
         flow = "signal" if what == "output" else "gradient"
         return [
             f"The first NaN or Inf arose in the {place}{behind}{step}.",

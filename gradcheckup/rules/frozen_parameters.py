@@ -12,7 +12,8 @@ from gradcheckup.thresholds import Thresholds
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Lists them, so that one frozen by accident is seen."""
     del thresholds
-    parameters = recording.steps[0].parameters
+    last = recording.steps[-1]
+    parameters = last.parameters
     frozen = [each for each in parameters if not each.trainable]
     if not frozen:
         return
@@ -21,7 +22,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         rule=RULE.name,
         severity=Severity.INFORMATION,
         layers=tuple(each.name for each in frozen),
-        steps=(0,),
+        steps=(last.index,),
         evidence=(("parameters", len(frozen)), ("total", len(parameters))),
     )
 

@@ -21,7 +21,9 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         position = step.layers.index(broken[0]) if broken else len(step.layers)
         before = step.layers[position - 1].name if position else "the input"
         signals = (layer.signal for layer in step.layers[:position])
-        cause, growth = query.broken_by(step, signals, "in-forward" if broken else "in-loss")
+        cause, growth = query.broken_by(
+            recording, step, signals, "in-forward" if broken else "in-loss"
+        )
         yield Finding(
             code=RULE.code,
             rule=RULE.name,

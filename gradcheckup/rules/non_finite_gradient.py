@@ -28,7 +28,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         culprit = broken[-1].name if broken else parameters[-1].name
         position = step.layers.index(broken[-1]) if broken else -1
         behind = (each.gradient_norm for each in reversed(step.layers[position + 1 :]))
-        cause, growth = query.broken_by(step, behind, "in-gradient")
+        cause, growth = query.broken_by(recording, step, behind, "in-gradient")
         yield Finding(
             code=RULE.code,
             rule=RULE.name,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from gradcheckup.records import LayerRecord, ParameterRecord, Recording, Role, Step, time_points
 from gradcheckup.thresholds import Thresholds
@@ -33,6 +33,27 @@ def persistent(recording: Recording, holds: Callable[[Step], bool]) -> tuple[int
     if not all(holds(step) for step in recording.settled):
         return ()
     return tuple(step.index for step in recording.steps if holds(step))
+
+
+def lasting(recording: Recording, names: Callable[[Recording], Collection[str]]) -> Recording:
+    """Of a long run the part, up to its end, that tells the same as its settled steps do.
+
+    What was cut in the middle of a run counts, and since when. A probe is left whole.
+
+    Args:
+        recording: The run.
+        names: Of what something is told.
+    """
+    if not recording.history:
+        return recording
+    late = replace(recording, steps=recording.settled)
+    told = names(late)
+    for step in reversed(recording.steps[: -len(late.steps)]):
+        longer = replace(late, steps=(step, *late.steps))
+        if names(longer) != told:
+            break
+        late = longer
+    return late
 
 
 def median(values: Iterable[float | None]) -> float | None:
@@ -322,18 +343,25 @@ def time_courses(step: Step, name: str) -> list[TimeCourse]:
 
 
 def broken_by(
-    step: Step, values: Iterable[float | None], otherwise: str
-) -> tuple[str, tuple[tuple[str, float], ...]]:
+    recording: Recording, step: Step, values: Iterable[float | None], otherwise: str
+) -> tuple[str | None, tuple[tuple[str, float], ...]]:
     """The cause of a NaN or Inf, and the growth that made it, as evidence.
+
+    In a run that is watched it may have come in a step that was not measured in full: a step later
+    it is in all weights, and nothing tells where it arose.
 
     It overflowed where the values on the way to it grew a millionfold: nets that learn stay below
     5000. At the first step the weights are too large for that.
 
     Args:
-        step: Where it arose.
+        recording: All steps.
+        step: Where it was found.
         values: Norms or signals of the layers in front, in the direction of the pass.
         otherwise: The cause where nothing grew.
     """
+    seen = recording.history.first_bad if recording.history else None
+    if seen is not None and seen < step.index:
+        return None, (("seen", seen),)
     found = [value for value in values if value and math.isfinite(value)]
     grown = found[-1] / found[0] if found else 0.0
     if grown <= _OVERFLOW:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from gradcheckup.records import Finding, Recording, Role, Severity
 from gradcheckup.rules import query
@@ -14,18 +13,10 @@ from gradcheckup.thresholds import Thresholds
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags layers whose trainable parameters and output both have no gradient at any step."""
     del thresholds
-    if recording.history:  # a long run: what was cut in the middle of it counts
-        recording = replace(recording, steps=recording.settled)
+    recording = query.lasting(recording, _without)
     step = recording.steps[0]
     idle = {*recording.never_called, *recording.without_effect}
-    without = {
-        name
-        for name, records in query.by_name(recording).items()
-        if all(
-            each.trainable and each.learning_rate is not None and each.gradient_norm is None
-            for each in records
-        )
-    }
+    without = _without(recording)
     owners = {each.layer for each in step.parameters if each.name in without} - idle
     reached = {
         layer.name
@@ -65,6 +56,18 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         cause="detached",
         evidence=tuple(evidence),
     )
+
+
+def _without(recording: Recording) -> set[str]:
+    """Names of parameters that are meant to train and never have a gradient."""
+    return {
+        name
+        for name, records in query.by_name(recording).items()
+        if all(
+            each.trainable and each.learning_rate is not None and each.gradient_norm is None
+            for each in records
+        )
+    }
 
 
 RULE = Rule(

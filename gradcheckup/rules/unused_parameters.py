@@ -23,7 +23,11 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     unused = [
         records[0]
         for records in query.by_name(recording).values()
-        if all(each.trainable and each.gradient_norm is None for each in records)
+        if all(
+            # What moves had a gradient, also where the loop has let go of it before the step ends.
+            each.trainable and each.gradient_norm is None and not each.update_norm
+            for each in records
+        )
         and (records[0].layer in idle or records[0].layer in reached)
     ]
     if not unused:

@@ -14,15 +14,12 @@ from gradcheckup.thresholds import Thresholds
 
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags weights with an exact zero gradient; names vectors that are zero by structure."""
+    recording = query.lasting(recording, _silent)
     if not math.isfinite(recording.steps[0].loss):
         return  # what comes back from NaN says nothing of the way
     records = query.by_name(recording)
-    trained = {
-        name: each
-        for name, each in records.items()
-        if all(step.trainable and step.learning_rate for step in each)
-    }
-    zero = [name for name, each in trained.items() if all(map(_is_zero, each))]
+    trained = _trained(recording)
+    zero = _silent(recording)
     weights = [name for name in zero if query.is_matrix(records[name][0])]
     met = query.has_learnt(recording, thresholds) and query.asks_for_nothing(recording)
     if weights and not met:
@@ -36,6 +33,18 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     ]
     if tiny:
         yield _structural(recording, [records[name][0] for name in tiny])
+
+
+def _trained(recording: Recording) -> dict[str, list[ParameterRecord]]:
+    return {
+        name: each
+        for name, each in query.by_name(recording).items()
+        if all(step.trainable and step.learning_rate for step in each)
+    }
+
+
+def _silent(recording: Recording) -> list[str]:
+    return [name for name, each in _trained(recording).items() if all(map(_is_zero, each))]
 
 
 def _is_zero(parameter: ParameterRecord) -> bool:

@@ -12,6 +12,7 @@ A run that goes on later appends to its log, beginning with another header.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class RunLog:
             ReportError: It cannot be written.
         """
         self.path = Path(path)
+        self._process = os.getpid()
         try:
             self._file = self.path.open("a+b")
             torn = self._ends_within_a_line()
@@ -111,5 +113,6 @@ class RunLog:
         self._file.close()
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        if os.getpid() == self._process:  # and no fork of it, which trains something of its own
+            self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            self._file.flush()

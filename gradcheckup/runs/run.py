@@ -88,6 +88,7 @@ class Run:
             history=self.trace.history(
                 every=self.every, steps=self.steps, processes=self.processes
             ),
+            unexplained=self.trace.loss_left,
         )
         stopped = (f"the monitor stopped by itself: {self.failure}",) if self.failure else ()
         return Report(

@@ -14,6 +14,7 @@ WINDOW = 8
 
 _MOST = 512
 _LATEST = 10
+_FIRST = 3
 
 
 class Trace:
@@ -67,6 +68,18 @@ class Trace:
             older, newer = self._samples[: _MOST // 2], self._samples[_MOST // 2 :]
             self._samples = [*older[::2], *newer]
 
+    @property
+    def loss_left(self) -> float | None:
+        """The loss of the latest looks, over that of the first samples; None if not known.
+
+        What `Recording.unexplained` is to a probe, which can try what the loss is by chance.
+        """
+        early = [abs(sample.loss) for sample in self._samples[:_FIRST] if sample.loss is not None]
+        late = [abs(step.loss) for step in list(self.steps)[-_FIRST:]]
+        if not early or not all(map(math.isfinite, (*early, *late))):
+            return None
+        return max(late) / max(early) if max(early) else float(any(late))
+
     def strays(self, low: float, high: float, *, looks: int) -> bool:
         """Whether a full look is due before its time.
 
@@ -88,9 +101,10 @@ class Trace:
             return False
         latest = self._samples[-_LATEST:]
         ratios = [each.end_to_end_ratio for each in latest if each.end_to_end_ratio is not None]
-        if ratios and not low <= median(ratios) <= high:
+        if not ratios or not low <= median(ratios) <= high:
             before = (step.end_to_end_ratio for step in seen)
-            return any(ratio is not None and low <= ratio <= high for ratio in before)
+            if any(ratio is not None and low <= ratio <= high for ratio in before):
+                return True
         silent = {
             name
             for layer, name in enumerate(self._layers)

@@ -1,4 +1,4 @@
-"""Those who wait for the samples of a monitor: loggers, callbacks of trainers."""
+"""Those who wait for what a monitor sees: loggers, callbacks of trainers, a user's alarm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gradcheckup.watching.warning import warn
 
 
 class Audience:
-    """Functions that are called after each sampled step."""
+    """Functions that are called with each piece of news."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[str, Callable[[Any], object]]] = []

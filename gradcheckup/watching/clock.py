@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -35,6 +36,10 @@ class Clock:
 
     Several optimizers make one step together: it is over when all have stepped, or one of them
     steps again.
+
+    Attributes:
+        strangers: How often optimizers of the model's parameters stepped that are none of them, by
+            the name of their class.
     """
 
     def __init__(
@@ -60,6 +65,8 @@ class Clock:
         """
         self._all = len(optimizers)
         self._own = {id(each) for each in own}
+        self._known = {id(innermost(each)) for each in optimizers}
+        self.strangers: Counter[str] = Counter()
         self._stepping: set[int] = set()
         self._stepped: set[int] = set()
         self._before, self._updated = before, updated
@@ -93,6 +100,8 @@ class Clock:
         if not any(id(each) in self._own for each in parameters_of(optimizer)):
             with self._hook():
                 self._elsewhere()
+        elif id(innermost(optimizer)) not in self._known:
+            self.strangers[type(optimizer).__name__] += 1
 
     def _begins(self, number: int, *_: Any) -> None:
         if transformed():

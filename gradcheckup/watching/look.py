@@ -101,12 +101,12 @@ class Look:
     def open(self) -> None:
         """Waits for the next forward pass."""
         enter, leave = Hook(self._enter, self._failed), Hook(self._leave, self._failed)
-        self._handles += [module.register_forward_pre_hook(enter) for module in self._modules]
+        for module in self._modules:
+            self._handles.append(module.register_forward_pre_hook(enter))
         self.instrument.begin()
         self.instrument.attach()
-        self._handles += [
-            module.register_forward_hook(leave, always_call=True) for module in self._modules
-        ]
+        for module in self._modules:
+            self._handles.append(module.register_forward_hook(leave, always_call=True))
         listen(self)
 
     def close(self) -> None:

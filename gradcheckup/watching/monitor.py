@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -58,7 +58,10 @@ class Monitor:
     ) -> None:
         self.closed = False
         self._model, self._optimizers, self._run, self._log = model, optimizers, run, log
-        self._on_finding, self._stop_on = on_finding, stop_on
+        self._stop_on = stop_on
+        self._alarmed = Audience()
+        if on_finding is not None:
+            self._alarmed.add(on_finding)
         self._processes = processes
         self._known = known()
         self.rank = processes.rank if processes is not None else 0
@@ -132,10 +135,17 @@ class Monitor:
                 f"expected a sampled training step to report on, but there is none: {self._why()}"
             )
         report = self._run.report()
+        return replace(report, assumptions=(*report.assumptions, *self._notes()))
+
+    def _notes(self) -> Iterator[str]:
+        """What the report does not know of."""
         if self._known == 1 and known() > 1:
-            note = "the batches of this process are all: watch() came before init_process_group()"
-            report = replace(report, assumptions=(*report.assumptions, note))
-        return report
+            yield "the batches of this process are all: watch() came before init_process_group()"
+        for name, steps in self._clock.strangers.items() if self._optimizers else ():
+            yield (
+                f"{steps} steps of another optimizer of the model, {name}, are not counted: "
+                "watch() was not given it"
+            )
 
     def _why(self) -> str:
         """Why nothing was sampled."""
@@ -153,7 +163,8 @@ class Monitor:
             )
         return (
             f"in {self.steps} optimizer steps no loss.backward() reached the watched model; watch "
-            "the model that the loop runs, before its forward pass"
+            "the model that the loop runs, before its forward pass (torch.func and "
+            "torch.autograd.grad are not seen)"
         )
 
     def step(self) -> None:
@@ -211,8 +222,7 @@ class Monitor:
         if self.sampled_at != before:
             self._audience.tell(self)
         for finding in fresh:
-            if self._on_finding is not None:
-                self._on_finding(finding)
+            self._alarmed.tell(finding)
         bound = self._stop_on
         worst = [each for each in fresh if bound and each.severity.rank >= bound.rank]
         if worst:

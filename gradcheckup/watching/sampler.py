@@ -220,13 +220,24 @@ class Sampler:
         mean = math.nan if value is None else value / unit
         self._gradient_norm = _over(readings.get(size), readings.get(left) or 1.0)
         if not self._full:
-            return self._sample(index, mean, [_over(each, unit) for each in norms(readings)])
+            seen = [_over(each, unit) for each in norms(readings)]
+            return None if self._came_to_nothing(mean, seen) else self._sample(index, mean, seen)
         measured = [_unscaled(each, unit) for each in layers(readings)]
+        if self._came_to_nothing(mean, [each.gradient_norm for each in measured]):
+            return None
         self._rooted = look.rooted
         self._last = assemble(index, mean, measured, parameters(readings), None)
         self._glance = Glance(self._weights(self._last))
         self._glance.failed = self._failed
         return self._last
+
+    def _came_to_nothing(self, loss: float, norms: Iterable[float | None]) -> bool:
+        """Whether all that was seen is NaN or Inf, and the optimizer followed something else.
+
+        So it is where a loop leaves out such batches by itself and only sets gradients to 0.
+        """
+        broken = not any(math.isfinite(each) for each in (loss, *norms) if each is not None)
+        return broken and self._gradient_norm is not None and math.isfinite(self._gradient_norm)
 
     def _carried(self, tray: Tray, told: Callable[[Readings], Told]) -> Readings | None:
         """The numbers on a tray, of all processes; None where they did not all see the same."""

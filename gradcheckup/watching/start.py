@@ -61,7 +61,8 @@ def watch(
         ignore: The same, for rules to leave out.
         grad_scaler: The `torch.amp.GradScaler` of the loop: gradients are then reported without
             its scale, and steps that it skips are left out.
-        on_finding: Called with each finding when it first stands.
+        on_finding: Called with each finding when it first stands. If it raises, that is warned of
+            and it is called no more; `stop_on` is what ends a training.
         stop_on: Severity from which a finding ends the training, by an `UnhealthyError` raised
             from `optimizer.step()`, after the update.
         log: A file that gets a line for each sampled step, at once, and can be shown at any time

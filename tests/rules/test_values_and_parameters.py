@@ -109,8 +109,8 @@ def test_unused_when_the_module_never_ran_or_ran_without_it(
     layer: Make, parameter: Make, step: Make, recording: Make
 ) -> None:
     shown = [
-        parameter("spare.weight", gradient_norm=None),
-        parameter("early.extra", gradient_norm=None),
+        parameter("spare.weight", gradient_norm=None, update_norm=0.0),
+        parameter("early.extra", gradient_norm=None, update_norm=0.0),
         parameter("early.weight"),
     ]
     steps = [step(k, [layer("early"), layer("late")], shown) for k in range(2)]
