@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -16,7 +17,9 @@ from gradcheckup.probe.batches import take
 from gradcheckup.probe.flags import misspelt_flags
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
 from gradcheckup.probe.subject import OptimizerSource, rehearsal, unwrap
+from gradcheckup.records import Recording, Severity
 from gradcheckup.report import Report
+from gradcheckup.rules import query
 from gradcheckup.suggestions import did_you_mean
 from gradcheckup.thresholds import Thresholds
 
@@ -82,7 +85,13 @@ def diagnose(
         taken, notes = take(data, most)
         objective = Objective(patient.criterion, compute_loss)
         recording = probe(
-            patient, objective, taken, steps=steps, thresholds=limits, on_step=on_step
+            patient,
+            objective,
+            taken,
+            steps=steps,
+            thresholds=limits,
+            undecided=partial(_is_undecided, limits=limits, chosen=chosen),
+            on_step=on_step,
         )
         inferred = (*notes, *objective.assumptions, *patient.assumptions)
     recording = replace(recording, misspelt=misspelt_flags(unwrap(model)))
@@ -93,6 +102,15 @@ def diagnose(
         assumptions=(*assumptions, *inferred),
         subject=subject,
     )
+
+
+def _is_undecided(
+    recording: Recording, *, limits: Thresholds, chosen: Sequence[rules.Rule]
+) -> bool:
+    """Whether nothing critical stands, but what flows is fading: a little later it may be lost."""
+    found = rules.judge(recording, limits, chosen)
+    critical = any(each.severity is Severity.CRITICAL for each in found)
+    return not critical and query.is_fading(recording, limits)
 
 
 def assert_healthy(report: Report) -> None:

@@ -29,7 +29,6 @@ from gradcheckup.thresholds import Thresholds
 from gradcheckup.tracebacks import one_line, user_traceback
 
 _FADED = 1e-3
-_NEAR, _LOST, _STILL = 10, 5, 1.5
 
 OnStep = Callable[[int, int], None]
 """Called with the number of finished steps and of all steps."""
@@ -42,12 +41,19 @@ def probe(
     *,
     steps: int,
     thresholds: Thresholds,
+    undecided: Callable[[Recording], bool],
     on_step: OnStep | None = None,
 ) -> Recording:
     """Trains the subject for some steps and measures each; ends early once the loss is not finite.
 
-    Where ever less gets through the net as they end, both ways, it makes as many again: what keeps
-    fading is lost a few steps later.
+    Args:
+        subject: What is trained.
+        objective: Its loss.
+        batches: What it is trained on, in turn.
+        steps: How many steps to make.
+        thresholds: For what is measured against a limit.
+        undecided: Asked once they are made, whether to make as many again.
+        on_step: Called after each step.
 
     Raises:
         ModelError: The forward, the backward or the update failed.
@@ -64,50 +70,21 @@ def probe(
     measured: list[Step] = []
     planned = steps
     with eager(), torch.enable_grad():
-        while len(measured) < planned:
+        while True:
             index = len(measured)
             if index == planned // 2:
                 bench.capture.forget_units()
                 bench.capture.keeps_outputs = objective.compute_loss is None
             batch = batches[index % len(batches)]
             measured.append(bench.step(index, batch, settled=index >= planned // 2))
-            if len(measured) == steps and _is_fading(measured, thresholds):
-                planned = 2 * steps
             if on_step:
                 on_step(len(measured), planned)
-            if not math.isfinite(measured[-1].loss):
-                break
-    return Recording(
-        model=type(subject.model).__name__,
-        optimizer=subject.described,
-        objective=objective.source,
-        steps=tuple(measured),
-        batches=min(len(batches), len(measured)),
-        never_called=never_called(subject.names, bench.capture.called, measured),
-        without_effect=bench.without_effect(batches[0], measured),
-        telling=bench.telling(batches[0], measured),
-        unexplained=bench.unexplained(batches[0], measured),
-        unregistered=unregistered(subject.model, bench.capture.foreign),
-    )
-
-
-def _is_fading(steps: Sequence[Step], thresholds: Thresholds) -> bool:
-    """Whether gradient and signal both fade towards their limits as the steps end.
-
-    Of 560 nets of `benchmarks/verdicts.py` eight do, and one of these learns, if slowly.
-    """
-    gradient = [step.end_to_end_ratio for step in steps]
-    signal = [step.end_to_end_signal for step in steps]
-    return _fades(gradient, thresholds.gradient_ratio_low) and _fades(
-        signal, thresholds.signal_ratio_low
-    )
-
-
-def _fades(course: Sequence[float | None], limit: float) -> bool:
-    first, middle, last = course[0], course[len(course) // 2], course[-1]
-    if first is None or middle is None or last is None:
-        return False
-    return last < min(_NEAR * limit, first / _LOST, middle / _STILL)
+            broken = not math.isfinite(measured[-1].loss)
+            if len(measured) == planned or broken:
+                recording = bench.recording(measured, batches)
+                if broken or planned > steps or not undecided(recording):
+                    return recording
+                planned = 2 * steps
 
 
 def never_called(
@@ -140,6 +117,21 @@ class _Bench:
     objective: Objective
     capture: Capture
     ledger: Ledger
+
+    def recording(self, steps: Sequence[Step], batches: Sequence[Any]) -> Recording:
+        """What is known after some steps."""
+        return Recording(
+            model=type(self.subject.model).__name__,
+            optimizer=self.subject.described,
+            objective=self.objective.source,
+            steps=tuple(steps),
+            batches=min(len(batches), len(steps)),
+            never_called=never_called(self.subject.names, self.capture.called, steps),
+            without_effect=self.without_effect(batches[0], steps),
+            telling=self.telling(batches[0], steps),
+            unexplained=self.unexplained(batches[0], steps),
+            unregistered=unregistered(self.subject.model, self.capture.foreign),
+        )
 
     def step(self, index: int, batch: Any, *, settled: bool) -> Step:
         """One optimizer step, as users write it, between measurements."""

@@ -16,6 +16,7 @@ _TREND = 3
 _CLIMB = 1.5
 _CUT = 1e-3
 _OVERFLOW = 1e6
+_NEAR, _LOST, _STILL = 10, 5, 1.5
 
 
 def hidden(step: Step, role: Role) -> list[LayerRecord]:
@@ -246,6 +247,25 @@ def blindness(recording: Recording, thresholds: Thresholds) -> float | None:
     if not is_blind(recording, thresholds):
         return None
     return median(step.response.condition for step in recording.settled if step.response)
+
+
+def is_fading(recording: Recording, thresholds: Thresholds) -> bool:
+    """Whether gradient and signal both fade towards their limits as the steps end.
+
+    Of 560 nets of `benchmarks/verdicts.py` eight do, and one of these learns, if slowly.
+    """
+    gradient = [step.end_to_end_ratio for step in recording.steps]
+    signal = [step.end_to_end_signal for step in recording.steps]
+    return _fades(gradient, thresholds.gradient_ratio_low) and _fades(
+        signal, thresholds.signal_ratio_low
+    )
+
+
+def _fades(course: Sequence[float | None], limit: float) -> bool:
+    first, middle, last = course[0], course[len(course) // 2], course[-1]
+    if first is None or middle is None or last is None:
+        return False
+    return last < min(_NEAR * limit, first / _LOST, middle / _STILL)
 
 
 def has_learnt(recording: Recording, thresholds: Thresholds) -> bool:

@@ -574,7 +574,7 @@ def test_what_is_fading_at_the_end_is_looked_at_for_as_long_again(digits: Digits
     report = gradcheckup.diagnose(
         model, digits(), CE, optimizer=sgd, on_step=lambda *step: told.append(step)
     )
-    assert told == [*((done, 8) for done in range(1, 8)), *((done, 16) for done in range(8, 17))]
+    assert told == [*((done, 8) for done in range(1, 9)), *((done, 16) for done in range(9, 17))]
     assert len(report.steps) == 16
     assert not report.healthy
     assert report.findings[0].code == "GC203"
