@@ -93,7 +93,7 @@ def measured(reports: Sequence[Report]) -> Baseline:
     layers = []
     for record in first.layers:
         if record.role is Role.WEIGHT and record.call == 0:
-            calls = [_calls(report, record.name) for report in reports]
+            calls = [list(_calls(report, record.name)) for report in reports]
             layers.append(
                 LayerLine(
                     layer=record.name,

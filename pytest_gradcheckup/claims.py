@@ -80,7 +80,7 @@ def standing(report: Report, ignore: Iterable[str] = ()) -> tuple[Standing, ...]
     found = []
     for name, course in _courses(report).items():
         left_out = any(fnmatchcase(name, pattern) for pattern in patterns)
-        if not left_out and not any(map(_may_have_moved, course)):
+        if not left_out and not any(_may_have_moved(each, report) for each in course):
             found.append(Standing(name, _why_standing(course, report)))
     return tuple(found)
 
@@ -127,11 +127,16 @@ def _courses(report: Report) -> dict[str, list[ParameterRecord]]:
     return courses
 
 
-def _may_have_moved(record: ParameterRecord) -> bool:
-    """A watched loop does not always tell: of a large embedding a step moves but a few rows."""
-    if record.update_norm is None:
-        return record.trainable and bool(record.gradient_norm)
-    return record.update_norm != 0
+def _may_have_moved(record: ParameterRecord, report: Report) -> bool:
+    """A watched loop does not always tell: of a large embedding a step moves but a few rows.
+
+    It may also update its weights without an optimizer. Where there is one, what it never got is
+    measured by nobody and stands still.
+    """
+    if record.update_norm is not None:
+        return record.update_norm != 0
+    unowned = record.learning_rate is None and bool(report.recording.optimizer)
+    return record.trainable and bool(record.gradient_norm) and not unowned
 
 
 def _why_standing(course: list[ParameterRecord], report: Report) -> str:

@@ -88,6 +88,15 @@ def test_passes(run: Run, body: str) -> None:
             "gradcheckup.assert_all_parameters_train(with_frozen_backbone(), batch(), loss)",
             ["*2 of the parameters*", "*0.weight*frozen*", "*0.bias*frozen*"],
         ),
+        (
+            "model = healthy(); gradcheckup.assert_all_parameters_train(model, batch(), loss, "
+            "optimizer=torch.optim.Adam(model[2].parameters()))",
+            [
+                "*2 of the parameters*",
+                "*0.weight*not among the optimizer's parameters*",
+                "*0.bias *not among the optimizer's parameters*",
+            ],
+        ),
     ],
 )
 def test_fails(run: Run, body: str, told: list[str]) -> None:

@@ -83,6 +83,43 @@ def test_written_once_then_compared(run: Run, pytester: pytest.Pytester) -> None
     assert json.loads(path.read_text("utf-8")) != document
 
 
+def test_what_is_stored_is_what_autograd_and_the_outputs_say(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    """By hand, at initialisation: signals over the first layer's, gradients over the last hidden's."""
+    source = """
+def built():
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, 8), nn.Linear(8, 4)
+    )
+
+def test_flow(gradcheckup):
+    gradcheckup.assert_matches_baseline(built, batch(), loss, steps=1, seeds=1)
+
+def test_by_hand():
+    import json
+    from pathlib import Path
+
+    (path,) = Path("__gradcheckup__").glob("*/test_flow.json")
+    stored = json.loads(path.read_text())["layers"]
+    y, target = batch()
+    outputs = []
+    for layer in built():
+        y = layer(y)
+        if isinstance(layer, nn.Linear):
+            y.retain_grad()
+            outputs.append(y)
+    loss(y, target).backward()
+    signals = [each.std(0).square().mean().sqrt().item() for each in outputs]
+    gradients = [each.grad.norm().item() for each in outputs]
+    for line, signal, gradient in zip(stored, signals, gradients, strict=True):
+        assert line["signal"] == pytest.approx(signal / signals[0], rel=0.006)
+        assert line["gradient"] == pytest.approx(gradient / gradients[2], rel=0.006)
+"""
+    run(source, "-p", "no:randomly").assert_outcomes(passed=2)
+
+
 def test_names_are_but_names_and_layers_are_not(run: Run) -> None:
     run(DEEPER + MATCHES.format(model="deep()")).assert_outcomes(passed=1)
     renamed = run(DEEPER + MATCHES.format(model='deep(names="axc")'), "--gradcheckup-ci")
