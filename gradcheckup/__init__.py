@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from gradcheckup.prescribing import prescribe
     from gradcheckup.probe.safekeeping import random_state
     from gradcheckup.reports.overlay import plot_profiles
+    from gradcheckup.reports.sparkline import sparkline
     from gradcheckup.rules import Rule, choose_rules
     from gradcheckup.runs.reading import load_run
     from gradcheckup.settings import Settings, load_settings
@@ -73,6 +74,7 @@ _LAZY = {
     "plot_profiles": "gradcheckup.reports.overlay",
     "prescribe": "gradcheckup.prescribing",
     "random_state": "gradcheckup.probe.safekeeping",
+    "sparkline": "gradcheckup.reports.sparkline",
     "treat": "gradcheckup.treating",
     "watch": "gradcheckup.watching",
 }
@@ -136,6 +138,7 @@ __all__ = [
     "plot_profiles",
     "prescribe",
     "random_state",
+    "sparkline",
     "treat",
     "watch",
 ]

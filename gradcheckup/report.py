@@ -75,6 +75,17 @@ class Report:
 
         return dump_report(self, path)
 
+    def text(self, *, width: int = 80, verbose: bool = False) -> str:
+        """The report as text.
+
+        Args:
+            width: Columns to fill, 40 or more; names that are longer are not cut.
+            verbose: Everything said of every finding, and the table of all layers.
+        """
+        from gradcheckup.reports.text import render
+
+        return render(self, width=width, verbose=verbose)
+
     def plot(self, path: str | Path) -> None:
         """Draw the layers into a file that ends in .png, .svg or .pdf.
 
@@ -89,9 +100,7 @@ class Report:
         draw(self, path)
 
     def __str__(self) -> str:
-        from gradcheckup.reports.text import render
-
-        return render(self)
+        return self.text()
 
     def __repr__(self) -> str:
         return str(self)

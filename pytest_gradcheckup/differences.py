@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import gradcheckup
 from gradcheckup import UsageError
-from pytest_gradcheckup.baseline import Difference
+from pytest_gradcheckup.comparing import Difference
 from pytest_gradcheckup.failures import aligned
 from pytest_gradcheckup.tracebacks import HIDDEN
 
@@ -14,6 +15,10 @@ __tracebackhide__ = HIDDEN
 
 _MOST_ROWS = 12
 _MOST_NAMES = 6
+_FEWEST = 3
+_COLUMNS = 50
+
+UPDATE = "--gradcheckup-update writes it anew; review the diff"
 
 
 def check_tolerance(given: Any) -> None:
@@ -35,17 +40,52 @@ def missing(baseline: str) -> str:
     )
 
 
-def mismatch(baseline: str, difference: Difference, tolerance: float) -> str:
-    """What moved, came and went, and how to accept it."""
-    head = f"gradient flow is not that of the baseline {baseline}"
-    parts = [head, _table(difference, tolerance), *_changes(difference)]
-    wanted = "wanted so? --gradcheckup-update writes the baseline anew; review its diff"
-    return "\n\n".join([*filter(None, parts), wanted])
+def claim(baseline: str) -> str:
+    """The first line of a failure."""
+    return f"gradient flow is not that of the baseline {baseline}"
 
 
-def renaming(baseline: str, difference: Difference) -> str:
-    """For layers that are the same but for their names."""
-    return f"{baseline}: {_renamed(difference)}; --gradcheckup-update writes the new names"
+def unfit(baseline: str, why: str) -> str:
+    """For a net whose numbers no baseline can keep."""
+    return f"expected finite numbers to store in {baseline}: {why}; nothing was written"
+
+
+def details(difference: Difference, tolerance: float) -> list[str]:
+    """What moved, came and went, each a paragraph."""
+    parts = [difference.ended or "", _table(difference, tolerance), "\n".join(changes(difference))]
+    return [part for part in (*parts, _picture(difference)) if part]
+
+
+def changes(difference: Difference) -> list[str]:
+    """What is not about gradient and signal, a line each."""
+    lines = [
+        f"{name}: {_listed(names)}"
+        for name, names in (("added", difference.added), ("removed", difference.removed))
+        if names
+    ]
+    lines += [f"{name} was {then}, is {now}" for name, then, now in difference.replaced]
+    if difference.resized:
+        lines.append(
+            "resized: "
+            + _listed(
+                tuple(
+                    f"{name} was {_shape(then)}, is {_shape(now)}"
+                    for name, then, now in difference.resized
+                )
+            )
+        )
+    if difference.renamed:
+        renamed = tuple(f"{old} is now {new}" for old, new in difference.renamed)
+        lines.append(f"renamed: {_listed(renamed)}")
+    return [*lines, *difference.setup]
+
+
+def remark(baseline: str, difference: Difference) -> str | None:
+    """For the summary, where a net passes that is not the same in all; None where it is."""
+    lines = changes(difference)
+    if not lines:
+        return None
+    return f"{baseline}: {'; '.join(lines)}; --gradcheckup-update writes it as it is"
 
 
 def _table(difference: Difference, tolerance: float) -> str:
@@ -61,20 +101,20 @@ def _table(difference: Difference, tolerance: float) -> str:
     return "\n".join([first, *aligned(rows[:_MOST_ROWS]), *more])
 
 
-def _changes(difference: Difference) -> list[str]:
+def _picture(difference: Difference) -> str:
+    """Then and now over the layers, on one scale, of what moved."""
+    if len(difference.pairs) < _FEWEST:
+        return ""
     lines = []
-    if difference.added:
-        lines.append(f"added: {_listed(difference.added)}")
-    if difference.removed:
-        lines.append(f"removed: {_listed(difference.removed)}")
-    if difference.renamed:
-        lines.append(_renamed(difference))
-    lines.extend(difference.setup)
-    return ["\n".join(lines)] if lines else []
-
-
-def _renamed(difference: Difference) -> str:
-    return "renamed: " + _listed(tuple(f"{old} is now {new}" for old, new in difference.renamed))
+    moved = {what for _, what, _, _ in difference.moved}
+    for what in ("gradient", "signal"):
+        if what in moved:
+            values = [getattr(pair[time], what) for time in (0, 1) for pair in difference.pairs]
+            columns = min(len(difference.pairs), _COLUMNS)
+            line = gradcheckup.sparkline(values, 2 * columns)
+            lines.append(f"  {what:<9} was  {line[:columns]}")
+            lines.append(f"  {'':<9} is   {line[columns:]}")
+    return "\n".join(lines)
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -90,3 +130,7 @@ def _factor(then: float | None, now: float | None) -> str:
     if not then or not now or not math.isfinite(now / then):
         return ""
     return f"{now / then:.2g}x"
+
+
+def _shape(weight: tuple[int, ...]) -> str:
+    return "x".join(map(str, weight)) or "without weight"

@@ -10,6 +10,8 @@ from pytest_gradcheckup.majority import Verdict
 
 _MOST_ROWS = 8
 _MOST_OF_ONE = 3
+# Of 80 columns, pytest takes the first eight of each line: an E, and as the test is indented.
+_WIDTH = 72
 
 # What a rule compares with its limit, where it does so layer by layer: `LayerRecord` attributes.
 _MEASURED = {
@@ -29,7 +31,11 @@ Row = tuple[str, ...]
 
 
 def failure(
-    claim: str, verdict: Verdict, silence: str, codes: AbstractSet[str] = frozenset()
+    claim: str,
+    verdict: Verdict,
+    silence: str,
+    codes: AbstractSet[str] = frozenset(),
+    details: Sequence[str] = (),
 ) -> str:
     """The text of an AssertionError.
 
@@ -38,6 +44,7 @@ def failure(
         verdict: What speaks against it.
         silence: How to leave it out, where it is wanted so.
         codes: Rules whose findings are tabled, with the limit that each layer broke.
+        details: Paragraphs that say more of the claim, before the report.
     """
     report = verdict.telling.report
     found = [
@@ -49,7 +56,8 @@ def failure(
     rows = [row for finding in found for row in _rows(finding, report)][:_MOST_ROWS]
     parts = [
         claim,
-        str(report),
+        *details,
+        report.text(width=_WIDTH),
         "\n".join(aligned([("rule", "layer", "measured", "value", "limit"), *rows]))
         if rows
         else "",

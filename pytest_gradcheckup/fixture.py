@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -11,12 +11,12 @@ import pytest
 
 import gradcheckup
 from gradcheckup import Monitor, Report
-from pytest_gradcheckup import claims, loops
-from pytest_gradcheckup.baseline import compared, measured
-from pytest_gradcheckup.differences import check_tolerance, mismatch, missing, renaming
+from pytest_gradcheckup import claims, differences, loops
+from pytest_gradcheckup.baseline import measured, non_finite, not_finite
+from pytest_gradcheckup.comparing import compared
 from pytest_gradcheckup.failures import failure
 from pytest_gradcheckup.journal import Journal, journal_of
-from pytest_gradcheckup.majority import Verdict
+from pytest_gradcheckup.majority import Verdict, majority
 from pytest_gradcheckup.options import check_probe_options
 from pytest_gradcheckup.probing import MEASURED, Probing
 from pytest_gradcheckup.settings import CheckSettings, matching
@@ -262,27 +262,39 @@ class Checker:
             GradcheckupError: The model, the data or an option cannot be used.
         """
         check_probe_options(options)
-        check_tolerance(tolerance)
+        differences.check_tolerance(tolerance)
         path = self._shelf.place(name)
         before = None if self._shelf.mode is Mode.UPDATE else self._shelf.read(path)
         if before is None and self._shelf.mode is Mode.CI:
-            raise gradcheckup.UnhealthyError(missing(path.name))
+            raise gradcheckup.UnhealthyError(differences.missing(path.name))
         probe = Probing(model, data, criterion, self._settings, options)
-        cases = probe.cases()
+        cases = tuple(
+            replace(case, broken=non_finite(case.report) is not None) for case in probe.cases()
+        )
         now = measured([case.report for case in cases])
+        verdict = majority(cases)
+        ended = non_finite(verdict.telling.report) if verdict.broken else None
+        fail_on = probe.settings.fail_on
         if before is None:
-            self._journal.enter("assert_matches_baseline", Verdict(cases, broken=False))
+            unfit = ended or not_finite(now)
+            verdict = verdict.turned(unfit is not None)
+            self._journal.enter("assert_matches_baseline", verdict)
+            if unfit:
+                found = claims.failing(verdict.telling.report, fail_on)
+                _fail(differences.unfit(path.name, unfit), verdict, "leave the baseline out", found)
             self._shelf.write(path, now)
             self._shelf.note(f"{path.name} written: {len(now.layers)} layers")
             return
-        difference = compared(before, now, tolerance)
-        judged = tuple(replace(case, broken=difference.broken) for case in cases)
-        verdict = Verdict(judged, difference.broken)
+        difference = compared(before, now, tolerance, ended)
+        verdict = verdict.turned(difference.broken)
         self._journal.enter("assert_matches_baseline", verdict)
         if difference.broken:
-            raise gradcheckup.UnhealthyError(mismatch(path.name, difference, tolerance))
-        if difference.renamed:
-            self._shelf.note(renaming(path.name, difference))
+            found = claims.failing(verdict.telling.report, fail_on)
+            details = differences.details(difference, tolerance)
+            _fail(differences.claim(path.name), verdict, differences.UPDATE, found, details)
+        remark = differences.remark(path.name, difference)
+        if remark:
+            self._shelf.note(remark)
 
 
 @contextmanager
@@ -293,10 +305,14 @@ def checking(node: pytest.Item, settings: CheckSettings) -> Iterator[Checker]:
 
 
 def _fail(
-    claim: str, verdict: Verdict, silence: str, findings: Iterable[gradcheckup.Finding] = ()
+    claim: str,
+    verdict: Verdict,
+    silence: str,
+    findings: Iterable[gradcheckup.Finding] = (),
+    details: Sequence[str] = (),
 ) -> NoReturn:
     codes = {finding.code for finding in findings}
-    raise gradcheckup.UnhealthyError(failure(claim, verdict, silence, codes))
+    raise gradcheckup.UnhealthyError(failure(claim, verdict, silence, codes, details))
 
 
 def _named(findings: Iterable[gradcheckup.Finding]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradcheckup import Report
 from pytest_gradcheckup.tracebacks import HIDDEN
@@ -42,6 +42,17 @@ class Verdict:
     def telling(self) -> Case:
         """The first case that agrees with the verdict."""
         return next(case for case in self.cases if case.broken == self.broken)
+
+    def turned(self, broken: bool) -> Verdict:
+        """The same cases under what all of them together say, where that is another thing."""
+        if broken == self.broken:
+            return self
+        return Verdict(tuple(replace(case, broken=broken) for case in self.cases), broken)
+
+
+def majority(cases: tuple[Case, ...]) -> Verdict:
+    """What more than half of the cases say."""
+    return Verdict(cases, 2 * sum(case.broken for case in cases) > len(cases))
 
 
 def decide(

@@ -14,7 +14,8 @@ import pytest
 
 from gradcheckup import ReportError, UsageError
 from pytest_gradcheckup import properties
-from pytest_gradcheckup.baseline import Baseline, dumped, loaded
+from pytest_gradcheckup.baseline import Baseline
+from pytest_gradcheckup.baseline_text import dumped, loaded
 from pytest_gradcheckup.files import write_whole
 from pytest_gradcheckup.tracebacks import HIDDEN
 

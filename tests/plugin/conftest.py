@@ -50,6 +50,10 @@ def sick():
     return nn.Sequential(*hidden, nn.Linear(16, 4))
 
 
+def HEAD(model):
+    return torch.optim.Adam(model[2].parameters())
+
+
 IGNORED = ["stem.*", "spare.*"]
 
 

@@ -89,8 +89,7 @@ def test_passes(run: Run, body: str) -> None:
             ["*2 of the parameters*", "*0.weight*frozen*", "*0.bias*frozen*"],
         ),
         (
-            "model = healthy(); gradcheckup.assert_all_parameters_train(model, batch(), loss, "
-            "optimizer=torch.optim.Adam(model[2].parameters()))",
+            "gradcheckup.assert_all_parameters_train(healthy(), batch(), loss, optimizer=HEAD)",
             [
                 "*2 of the parameters*",
                 "*0.weight*not among the optimizer's parameters*",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from gradcheckup import ReportError
-from pytest_gradcheckup.baseline import Baseline, LayerLine, compared, dumped, loaded
+from pytest_gradcheckup.baseline import Baseline, LayerLine
+from pytest_gradcheckup.baseline_text import dumped, loaded
+from pytest_gradcheckup.comparing import compared
 from pytest_gradcheckup.files import write_whole
 from pytest_gradcheckup.shelf import Mode, Shelf
 
@@ -83,10 +86,8 @@ def test_written_once_then_compared(run: Run, pytester: pytest.Pytester) -> None
     assert json.loads(path.read_text("utf-8")) != document
 
 
-def test_what_is_stored_is_what_autograd_and_the_outputs_say(
-    run: Run, pytester: pytest.Pytester
-) -> None:
-    """By hand, at initialisation: signals over the first layer's, gradients over the last hidden's."""
+def test_what_is_stored_is_what_autograd_and_the_outputs_say(run: Run) -> None:
+    """By hand: signals over the first layer's, gradients over those of the last hidden one."""
     source = """
 def built():
     torch.manual_seed(3)
@@ -131,6 +132,91 @@ def test_names_are_but_names_and_layers_are_not(run: Run) -> None:
     shrunk = run(DEEPER + MATCHES.format(model='deep(names="ab")'))
     shrunk.assert_outcomes(failed=1)
     shrunk.stdout.fnmatch_lines(["*removed: c*"])
+
+
+NORMED = """
+def normed(norm=True, width=16):
+    layers = {
+        "a": nn.Linear(16, width),
+        **({"norm": nn.BatchNorm1d(width)} if norm else {}),
+        "relu": nn.ReLU(),
+        "b": nn.Linear(width, 8),
+        "head": nn.Linear(8, 4),
+    }
+    model = nn.Sequential()
+    for name, layer in layers.items():
+        model.add_module(name, layer)
+    return model
+"""
+
+
+def test_normalisation_and_width_are_kept(run: Run, pytester: pytest.Pytester) -> None:
+    run(NORMED + MATCHES.format(model="normed()")).assert_outcomes(passed=1)
+    kept = json.loads(stored(pytester).read_text("utf-8"))["layers"]
+    assert [(each["kind"], each["weight"]) for each in kept[:2]] == [
+        ("linear", [16, 16]),
+        ("batchnorm1d", [16]),
+    ]
+    bare = run(NORMED + MATCHES.format(model="normed(norm=False)"))
+    bare.assert_outcomes(failed=1)
+    bare.stdout.fnmatch_lines(["*removed: norm*"])
+    wider = run(NORMED + MATCHES.format(model="normed(width=20)"))
+    wider.assert_outcomes(passed=1)
+    wider.stdout.fnmatch_lines(["test_flow.json: resized: a was 16x16, is 20x16, norm was 16, *"])
+
+
+def test_a_failure_explains_itself(run: Run) -> None:
+    """As that of assert_healthy does: verdict, cause, picture, prescription, seeds."""
+    source = "def net(act): return nn.Sequential(*(act() if i % 2 else nn.Linear(16, 16)"
+    source += " for i in range(12)), nn.Linear(16, 4))\n"
+    matches = MATCHES.replace("steps=2, seeds=1", "steps=4, seed=5")
+    run(source + matches.format(model="net(nn.Tanh)")).assert_outcomes(passed=1)
+    result = run(source + matches.format(model="net(nn.Sigmoid)"))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*gradient flow is not that of the baseline test_flow.json*",
+            "*beyond a factor of 2:*",
+            "*  gradient  was  ?*",
+            "*            is   ?*",
+            "*UNHEALTHY  Sequential, 7 layers*",
+            "*likely cause: 6 sigmoids*",
+            "*likely to help: *",
+            "*gradient  ▁*",
+            "*GC101  0 *gradient ratio*at least 0.02*",
+            "*so with seeds 5, 6, 7; again: --gradcheckup-seed=5*",
+            "*wanted so? --gradcheckup-update*",
+        ]
+    )
+
+
+def test_what_is_not_finite_is_told_and_never_stored(run: Run, pytester: pytest.Pytester) -> None:
+    broken = """
+def broken():
+    model = healthy()
+    with torch.no_grad():
+        model[2].weight[0, 0] = float("nan")
+    return model
+"""
+    source = broken + MATCHES.format(model="broken()").replace("steps=2", "steps=4")
+    for option in ("--gradcheckup-update", "-v"):
+        result = run(source, option)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(
+            ["*expected finite numbers to store in test_flow.json: NaN or Inf at step 0, *of 2;*"]
+        )
+        assert not list(pytester.path.glob("__gradcheckup__/**/*.json"))
+    run(MATCHES.format(model="healthy()").replace("steps=2", "steps=4")).assert_outcomes(passed=1)
+    result = run(source)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*not that of the baseline*",
+            "*NaN or Inf at step 0, first in the output of 2*",
+            "*GC401*",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*number of steps*")
 
 
 def test_ci_never_writes(run: Run, pytester: pytest.Pytester) -> None:
@@ -221,8 +307,8 @@ def test_workers_write_one_baseline(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["shared.json"]
 
 
-def line(layer: str, gradient: float | None, *, size: int = 4) -> LayerLine:
-    return LayerLine(layer=layer, kind="linear", weight=(size, 4), gradient=gradient, signal=1.0)
+def line(layer: str, gradient: float | None, *, size: int = 4, kind: str = "linear") -> LayerLine:
+    return LayerLine(layer=layer, kind=kind, weight=(size, 4), gradient=gradient, signal=1.0)
 
 
 def net(*layers: LayerLine) -> Baseline:
@@ -243,7 +329,7 @@ def net(*layers: LayerLine) -> Baseline:
         (1.0, None, True),
         (0.0, 0.0, False),
         (0.0, 1e-30, True),
-        (float("nan"), float("nan"), False),
+        (1.0, float("nan"), True),
         (1.0, float("inf"), True),
     ],
 )
@@ -262,17 +348,95 @@ def test_renamed_layers_are_compared_as_well() -> None:
     assert (swapped.added, swapped.removed, swapped.renamed) == (("x",), ("a",), ())
 
 
+def lines(names: str, kinds: str = "", *, size: int = 4) -> list[LayerLine]:
+    """``"a b"`` with kinds ``"linear norm"``; all are linear where kinds are left out."""
+    each = names.split()
+    of = kinds.split() or ["linear"] * len(each)
+    return [line(name, 1.0, kind=kind, size=size) for name, kind in zip(each, of, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "renamed", "added", "removed"),
+    [
+        # One of three alike is gone, and the others have new names, which say which one it was.
+        (lines("h1 h2 h3 head"), lines("h2x h3x headx"), "h2>h2x h3>h3x head>headx", "", "h1"),
+        (lines("h1 h2 h3"), lines("h1x h3x"), "h1>h1x h3>h3x", "", "h2"),
+        # In a sequence, what comes after the one that is gone moves up.
+        (
+            lines("0 1 2 3", "linear norm linear linear"),
+            lines("0 1 2"),
+            "2>1 3>2",
+            "",
+            "1",
+        ),
+        (lines("0 1 2"), lines("0 1 2 3", "linear norm linear linear"), "1>2 2>3", "1", ""),
+        # Names that somebody chose say more than the order in which the layers run.
+        (lines("a b c"), lines("b a c"), "", "", ""),
+        (lines("a c"), lines("a b c"), "", "b", ""),
+        (lines("a b"), lines("net.a net.b"), "a>net.a b>net.b", "", ""),
+        (lines("a b", "linear norm"), lines("a"), "", "", "b"),
+        (lines("a b"), lines("c d", size=8), "", "c d", "a b"),
+    ],
+)
+def test_which_layer_is_which(
+    before: list[LayerLine], now: list[LayerLine], renamed: str, added: str, removed: str
+) -> None:
+    found = compared(net(*before), net(*now), 2.0)
+    pairs = [tuple(pair.split(">")) for pair in renamed.split()]
+    assert found.renamed == tuple(pairs)
+    assert found.added == tuple(added.split())
+    assert found.removed == tuple(removed.split())
+    assert not found.replaced
+    assert not found.resized
+    assert found.broken is bool(added or removed)
+
+
+def test_another_kind_and_another_width_under_the_same_name() -> None:
+    before = net(line("a", 1.0), line("b", 1.0))
+    wider = compared(before, net(line("a", 1.0, size=8), line("b", 1.0)), 2.0)
+    assert (wider.resized, wider.broken) == ((("a", (4, 4), (8, 4)),), False)
+    other = compared(before, net(line("a", 1.0), line("b", 1.0, kind="bilinear")), 2.0)
+    assert (other.replaced, other.broken) == ((("b", "linear", "bilinear"),), True)
+
+
+def test_long_nets_are_matched_in_no_time() -> None:
+    """A net of 400 layers that moved into another module as a whole, and lost one of its layers."""
+    names = [f"layer{number}.conv{part}" for number in range(200) for part in (1, 2)]
+    before = net(*lines(" ".join(names)))
+    now = net(*lines(" ".join(f"backbone.{name}" for name in names if name != "layer99.conv2")))
+    start = time.perf_counter()
+    found = compared(before, now, 2.0)
+    assert time.perf_counter() - start < 30
+    assert found.removed == ("layer99.conv2",)
+    assert all(new == f"backbone.{old}" for old, new in found.renamed)
+
+
 def test_text_and_back() -> None:
-    baseline = net(line("a", None), line("ünï", 1e-12), line("c", float("nan")))
-    again = loaded(dumped(baseline), "here")
-    assert again.layers[:2] == baseline.layers[:2]
-    assert dumped(again) == dumped(baseline)
+    baseline = net(line("a", None), line("ünï", 1e-12), line("c", 0.0))
+    assert loaded(dumped(baseline), "here") == baseline
+    with pytest.raises(ValueError, match="JSON"):
+        dumped(net(line("c", float("nan"))))
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{}", "3", '{"gradcheckup_baseline": 1}', '{"gradcheckup_baseline": 99}']
-    + [dumped(net(line("a", 1.0))).replace(old, new) for old, new in (("1.0", '"x"'), ("8", "[]"))],
+    + ["[" * 200_000]
+    + [
+        dumped(net(line("a", 1.0))).replace(old, new)
+        for old, new in (
+            ("1.0", '"x"'),
+            ("1.0", "NaN"),
+            ("1.0", "1e999"),
+            ("1.0", "-1.0"),
+            ("1.0", "true"),
+            ("8", "[]"),
+            ("8", "1e999"),
+            ("8", "true"),
+            ("4, 4", "4, 1e999"),
+        )
+    ],
+    ids=lambda text: text[-40:],
 )
 def test_what_is_no_baseline(text: str) -> None:
     with pytest.raises(ReportError, match=r"here is (no|a) baseline.*--gradcheckup-update"):
