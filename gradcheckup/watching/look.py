@@ -62,6 +62,7 @@ class Look:
         updating: Set once the optimizer steps: what it asks a closure for is all one step, and
             gradients that go afterwards have done their work.
         discarded: How many passes were seen whose gradients came to nothing.
+        further: How many backward passes of the step came after the one that was seen.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Look:
         self.seen = False
         self.rooted = True
         self.updating = False
-        self.discarded = 0
+        self.discarded = self.further = 0
         self._modules = tuple(modules)
         self._own, self._scale_now, self._failed = own, scale, failed
         self._witness: Tensor | None = None
@@ -178,6 +179,7 @@ class Look:
         if self.seen and self._is_discarded():
             self._restart()
         roots = [each for each in loss if isinstance(each, Tensor)]
+        self.further += self.seen
         if self.seen or self._stopped or not self.instrument.settle(roots):
             return
         self.loss, self.scale = _total(roots, weights), self._scale_now()
@@ -198,6 +200,7 @@ class Look:
 
     def _restart(self) -> None:
         self.seen, self._witness = False, None
+        self.further = 0
         self.discarded += 1
         self.instrument.begin()
         self.instrument.attach()

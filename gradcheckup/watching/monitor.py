@@ -141,6 +141,13 @@ class Monitor:
         """What the report does not know of."""
         if self._known == 1 and known() > 1:
             yield "the batches of this process are all: watch() came before init_process_group()"
+        late = self._sampler.late
+        if late:
+            others = f" and {len(late) - 1} more" if len(late) > 1 else ""
+            yield (
+                f"the gradient of {late[0]}{others} comes in a later backward pass of a step, of "
+                "which the first is measured: sum the losses to have all of them measured"
+            )
         for name, steps in self._clock.strangers.items() if self._optimizers else ():
             yield (
                 f"{steps} steps of another optimizer of the model, {name}, are not counted: "

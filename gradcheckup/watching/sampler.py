@@ -37,6 +37,8 @@ class Sampler:
         apart: How often the processes saw different things and could make nothing of them.
         missed: How many looks ended without a pass since one was taken.
         skipped: Of the look that was taken, the updates that the gradient scaler left out.
+        late: Of the last full look, the modules whose gradient came in a later backward pass of the
+            step than the first, and so was not read.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Sampler:
         self._look: Look | None = None
         self._own: list[nn.Parameter] = []
         self.apart = 0
+        self.late: tuple[str, ...] = ()
         self._culprits: tuple[tuple[int, str], ...] = ()
         self._full = True
         self._looks = 0
@@ -229,6 +232,7 @@ class Sampler:
         self._last = assemble(index, mean, measured, parameters(readings), None)
         self._glance = Glance(self._weights(self._last))
         self._glance.failed = self._failed
+        self.late = _late(self._last) if look.further else ()
         return self._last
 
     def _came_to_nothing(self, loss: float, norms: Iterable[float | None]) -> bool:
@@ -310,6 +314,21 @@ class Sampler:
             end_to_end_ratio=ratio,
             culprits=self._culprits,
         )
+
+
+def _late(step: Step) -> tuple[str, ...]:
+    """Modules with a gradient at their weights and none at their output, nor around them."""
+    read = {layer.name for layer in step.layers if layer.gradient_norm is not None}
+    owners = [
+        each.layer
+        for each in step.parameters
+        if each.gradient_norm is not None and len(each.shape) > 1
+    ]
+    return tuple(
+        name
+        for name in dict.fromkeys(owners)
+        if name not in read and not any(name.startswith(f"{outer}.") for outer in read)
+    )
 
 
 def _unscaled(measured: Measured, unit: float) -> Measured:

@@ -171,6 +171,36 @@ def test_an_optimizer_that_takes_over_is_told_of() -> None:
     assert note.startswith("20 steps of another optimizer of the model, SGD, are not counted")
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_layers_of_a_later_backward_pass_are_told_of(together: bool) -> None:
+    """The first loss is that of a small head of its own; in the sum of both, all is measured."""
+    trunk, head = _net(depth=4), nn.Linear(16, 4)
+    model = nn.ModuleDict({"trunk": trunk, "head": head})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradcheckup.watch(model, optimizer, every=1) as monitor:
+        for _ in range(8):
+            optimizer.zero_grad()
+            losses = [_cross_entropy(head(X)), _cross_entropy(trunk(X))]
+            for loss in [torch.stack(losses).sum()] if together else losses:
+                loss.backward()
+            optimizer.step()
+    told = [each for each in monitor.report().assumptions if "later backward pass" in each]
+    assert bool(told) is not together
+    assert all(each.startswith("the gradient of trunk.0 and 4 more comes") for each in told)
+
+
+def test_micro_batches_are_not_told_of() -> None:
+    model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradcheckup.watch(model, optimizer, every=1) as monitor:
+        for _ in range(8):
+            optimizer.zero_grad()
+            for part in X.view(4, 4, 4, 16):
+                model(part).square().mean().backward()
+            optimizer.step()
+    assert not monitor.report().assumptions
+
+
 # -- guests of a training -------------------------------------------------------------------------
 
 
