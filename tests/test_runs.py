@@ -269,6 +269,7 @@ class _Look:
     """As much of a step as a trace asks for."""
 
     layers = ()
+    loss = 1.0
 
     def __init__(self, index: int, ratio: float) -> None:
         self.index = index

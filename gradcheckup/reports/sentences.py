@@ -100,8 +100,11 @@ def _vanishing(evidence: Evidence) -> list[str]:
 def _exploding(evidence: Evidence) -> list[str]:
     limits = evidence.report.thresholds
     if evidence.finding.cause == "learning-rate":
-        grown = f"The gradient has grown to {_times(evidence.finding.observed)} that of step 0"
-        return [f"{grown}{evidence.limit}{evidence.when}.", _losses(evidence)]
+        observed = evidence.finding.observed
+        grown = f"to {_times(observed)} that of step 0{evidence.limit}"
+        if observed is not None and not math.isfinite(observed):
+            grown = "until it was NaN or Inf"
+        return [f"The gradient has grown {grown}{evidence.when}.", _losses(evidence)]
     high = evidence.finding.limit or limits.gradient_ratio_high
     return _gradient_ratio(evidence, low=limits.gradient_ratio_low, high=high, more=True)
 

@@ -21,7 +21,8 @@ class Trace:
     """Bounded memory of a training run.
 
     Attributes:
-        steps: The last full looks, oldest first; as many as `diagnose` makes.
+        steps: The last full looks, oldest first; as many as `diagnose` makes. Those with a NaN
+            leave half of the room to those before.
         skipped: Sampled steps whose update the gradient scaler left out.
         apart: Sampled steps in which several processes ran different layers.
         first_bad: Index of the first sampled step with a NaN or Inf.
@@ -54,10 +55,17 @@ class Trace:
             layers: Names of the weight layers that samples have norms of from now on. Where they
                 are others than before, the course begins anew: the model was changed.
         """
+        self._make_room(step)
         self.steps.append(step)
         if layers != self._layers:
             self._layers = layers
             self._samples.clear()
+
+    def _make_room(self, step: Step) -> None:
+        """After a NaN half of the looks are those before, and the first with it: how it came."""
+        broken = [each for each in self.steps if not math.isfinite(each.loss)]
+        if not math.isfinite(step.loss) and len(broken) >= WINDOW // 2:
+            self.steps = deque((each for each in self.steps if each is not broken[1]), WINDOW)
 
     def add(self, sample: Sample) -> None:
         """Keeps a sample; of the older half every second one goes when there are too many."""

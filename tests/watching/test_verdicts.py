@@ -144,6 +144,19 @@ def test_where_a_nan_arose_is_not_told_if_nobody_looked() -> None:
     assert "where it arose is not known" in text
 
 
+@pytest.mark.parametrize("every", [1, 3, 10])
+def test_why_a_run_diverged_is_still_known_long_after(every: int) -> None:
+    model = _net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=30.0, momentum=0.9)
+    targets = F.one_hot(Y, 4).float()
+    with gradcheckup.watch(model, optimizer, every=every) as monitor:
+        _train(model, optimizer, 150, lambda outputs: F.mse_loss(outputs, targets))
+    report = monitor.report()
+    assert report.findings[0].cause == "learning-rate"
+    assert report.findings[0].steps[0] <= 10
+    assert "NaN×" not in str(report)
+
+
 def test_what_is_frozen_now_is_told() -> None:
     model = _net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
