@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from typing import NoReturn
 
-from gradcheckup import Finding, Report
+from gradcheckup import Finding, Report, UnhealthyError
 from pytest_gradcheckup.majority import Verdict
+from pytest_gradcheckup.tracebacks import HIDDEN
+
+__tracebackhide__ = HIDDEN
 
 _MOST_ROWS = 8
 _MOST_OF_ONE = 3
@@ -64,6 +68,18 @@ def failure(
         "\n".join(filter(None, (_seeds(verdict), f"wanted so? {silence}"))),
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def fail(
+    claim: str,
+    verdict: Verdict,
+    silence: str,
+    findings: Iterable[Finding] = (),
+    details: Sequence[str] = (),
+) -> NoReturn:
+    """Raise what `failure` says, with the rules of these findings."""
+    codes = {finding.code for finding in findings}
+    raise UnhealthyError(failure(claim, verdict, silence, codes, details))
 
 
 def _rows(finding: Finding, report: Report) -> Iterator[Row]:

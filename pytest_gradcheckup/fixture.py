@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import gradcheckup
 from gradcheckup import Monitor, Report
-from pytest_gradcheckup import claims, differences, loops
-from pytest_gradcheckup.baseline import measured, non_finite, not_finite
-from pytest_gradcheckup.comparing import compared
-from pytest_gradcheckup.failures import failure
+from pytest_gradcheckup import claims, loops
+from pytest_gradcheckup.differences import check_tolerance
+from pytest_gradcheckup.failures import fail
 from pytest_gradcheckup.journal import Journal, journal_of
-from pytest_gradcheckup.majority import Verdict, majority
+from pytest_gradcheckup.looks import first_look, second_look
 from pytest_gradcheckup.options import check_probe_options
 from pytest_gradcheckup.probing import MEASURED, Probing
 from pytest_gradcheckup.settings import CheckSettings, matching
-from pytest_gradcheckup.shelf import Mode, Shelf, shelf_of
+from pytest_gradcheckup.shelf import Shelf, shelf_of
+from pytest_gradcheckup.silence import Silence, silence_of
 from pytest_gradcheckup.suggestions import suggestion
 from pytest_gradcheckup.tracebacks import HIDDEN
 
@@ -49,10 +48,15 @@ class Checker:
     """
 
     def __init__(
-        self, settings: CheckSettings, shelf: Shelf, journal: Journal, ends: ExitStack
+        self,
+        settings: CheckSettings,
+        shelf: Shelf,
+        journal: Journal,
+        ends: ExitStack,
+        silence: Silence,
     ) -> None:
         self._settings, self._shelf, self._journal = settings, shelf, journal
-        self._ends = ends
+        self._ends, self._silence = ends, silence
 
     def __getattr__(self, name: str) -> Any:
         __tracebackhide__ = True
@@ -108,15 +112,15 @@ class Checker:
             UnhealthyError: An AssertionError, with the report.
             GradcheckupError: The model, the data or an option cannot be used.
         """
-        probe = Probing(model, data, criterion, self._settings, options)
-        fail_on = probe.settings.fail_on
-        verdict = probe.decide(lambda report: bool(claims.failing(report, fail_on)))
-        self._journal.enter("assert_healthy", verdict)
-        if verdict.broken:
-            found = claims.failing(verdict.telling.report, fail_on)
-            rules = ", ".join(f'"{code}"' for code in dict.fromkeys(each.code for each in found))
-            silence = f"@pytest.mark.gradcheckup(ignore=[{rules}]), or thresholds={{...}}"
-            _fail(f"unhealthy gradient flow: {_named(found)}", verdict, silence, found)
+        with self._journal.check("assert_healthy") as check:
+            probe = Probing(model, data, criterion, self._settings, options)
+            fail_on = probe.settings.fail_on
+            verdict = probe.decide(lambda report: bool(claims.failing(report, fail_on)))
+            check.enter(verdict)
+            if verdict.broken:
+                found = claims.failing(verdict.telling.report, fail_on)
+                silence = self._silence.leaving_out(dict.fromkeys(each.code for each in found))
+                fail(f"unhealthy gradient flow: {_named(found)}", verdict, silence, found)
 
     def assert_no(
         self,
@@ -146,25 +150,26 @@ class Checker:
             UsageError: There is no such rule.
             GradcheckupError: The model, the data or an option cannot be used.
         """
-        if not isinstance(code, str):
-            raise gradcheckup.UsageError(
-                f"expected a rule code first, as in assert_no('GC101', model, data, criterion), "
-                f"got {type(code).__name__}"
-            )
-        check_probe_options(options)
-        codes = matching(code, "assert_no")
-        judging: dict[str, Any] = {**options, "select": sorted(codes), "ignore": ()}
-        if isinstance(model, MEASURED):
-            judging = dict(options)
-        if thresholds is not None:
-            judging["thresholds"] = thresholds
-        probe = Probing(model, data, criterion, self._settings, judging)
-        verdict = probe.decide(lambda report: bool(claims.with_codes(report, codes)))
-        self._journal.enter("assert_no", verdict)
-        if verdict.broken:
-            found = claims.with_codes(verdict.telling.report, codes)
-            silence = "leave the assertion out, or move its limit: thresholds={...}"
-            _fail(f"expected no {code}, found {_named(found)}", verdict, silence, found)
+        with self._journal.check("assert_no") as check:
+            if not isinstance(code, str):
+                raise gradcheckup.UsageError(
+                    "expected a rule code first, as in assert_no('GC101', model, data, criterion), "
+                    f"got {type(code).__name__}"
+                )
+            check_probe_options(options)
+            codes = matching(code, "assert_no")
+            judging: dict[str, Any] = {**options, "select": sorted(codes), "ignore": ()}
+            if isinstance(model, MEASURED):
+                judging = dict(options)
+            if thresholds is not None:
+                judging["thresholds"] = thresholds
+            probe = Probing(model, data, criterion, self._settings, judging)
+            verdict = probe.decide(lambda report: bool(claims.with_codes(report, codes)))
+            check.enter(verdict)
+            if verdict.broken:
+                found = claims.with_codes(verdict.telling.report, codes)
+                silence = "leave the assertion out, or move its limit: thresholds={...}"
+                fail(f"expected no {code}, found {_named(found)}", verdict, silence, found)
 
     def assert_reaches(
         self,
@@ -188,18 +193,19 @@ class Checker:
             UsageError: The model has no such layer.
             GradcheckupError: The model, the data or an option cannot be used.
         """
-        if not isinstance(layer, str):
-            raise gradcheckup.UsageError(
-                "expected the name of a layer second, as in assert_reaches(model, 'stem.conv', "
-                f"data, criterion), got {type(layer).__name__}"
-            )
-        check_probe_options(options)
-        probe = Probing(model, data, criterion, self._settings, options)
-        verdict = probe.decide(lambda report: claims.unreached(report, layer) is not None)
-        self._journal.enter("assert_reaches", verdict)
-        if verdict.broken:
-            claim = claims.unreached(verdict.telling.report, layer) or ""
-            _fail(claim, verdict, "leave the assertion out")
+        with self._journal.check("assert_reaches") as check:
+            if not isinstance(layer, str):
+                raise gradcheckup.UsageError(
+                    "expected the name of a layer second, as in assert_reaches(model, 'stem.conv', "
+                    f"data, criterion), got {type(layer).__name__}"
+                )
+            check_probe_options(options)
+            probe = Probing(model, data, criterion, self._settings, options)
+            verdict = probe.decide(lambda report: claims.unreached(report, layer) is not None)
+            check.enter(verdict)
+            if verdict.broken:
+                claim = claims.unreached(verdict.telling.report, layer) or ""
+                fail(claim, verdict, "leave the assertion out")
 
     def assert_all_parameters_train(
         self,
@@ -223,15 +229,16 @@ class Checker:
             UnhealthyError: An AssertionError, with the report.
             GradcheckupError: The model, the data or an option cannot be used.
         """
-        check_probe_options(options)
-        patterns = claims.name_patterns(ignore)
-        probe = Probing(model, data, criterion, self._settings, options)
-        verdict = probe.decide(lambda report: bool(claims.standing(report, patterns)))
-        self._journal.enter("assert_all_parameters_train", verdict)
-        if verdict.broken:
-            found = claims.standing(verdict.telling.report, patterns)
-            claim = claims.unchanged(found, len(verdict.telling.report.steps))
-            _fail(claim, verdict, f"ignore=[{found[0].name!r}, ...]")
+        with self._journal.check("assert_all_parameters_train") as check:
+            check_probe_options(options)
+            patterns = claims.name_patterns(ignore)
+            probe = Probing(model, data, criterion, self._settings, options)
+            verdict = probe.decide(lambda report: bool(claims.standing(report, patterns)))
+            check.enter(verdict)
+            if verdict.broken:
+                found = claims.standing(verdict.telling.report, patterns)
+                claim = claims.unchanged(found, len(verdict.telling.report.steps))
+                fail(claim, verdict, f"ignore=[{found[0].name!r}, ...]")
 
     def assert_matches_baseline(
         self,
@@ -261,58 +268,23 @@ class Checker:
             ReportError: The baseline is corrupt, or cannot be written.
             GradcheckupError: The model, the data or an option cannot be used.
         """
-        check_probe_options(options)
-        differences.check_tolerance(tolerance)
-        path = self._shelf.place(name)
-        before = None if self._shelf.mode is Mode.UPDATE else self._shelf.read(path)
-        if before is None and self._shelf.mode is Mode.CI:
-            raise gradcheckup.UnhealthyError(differences.missing(path.name))
-        probe = Probing(model, data, criterion, self._settings, options)
-        cases = tuple(
-            replace(case, broken=non_finite(case.report) is not None) for case in probe.cases()
-        )
-        now = measured([case.report for case in cases])
-        verdict = majority(cases)
-        ended = non_finite(verdict.telling.report) if verdict.broken else None
-        fail_on = probe.settings.fail_on
-        if before is None:
-            unfit = ended or not_finite(now)
-            verdict = verdict.turned(unfit is not None)
-            self._journal.enter("assert_matches_baseline", verdict)
-            if unfit:
-                found = claims.failing(verdict.telling.report, fail_on)
-                _fail(differences.unfit(path.name, unfit), verdict, "leave the baseline out", found)
-            self._shelf.write(path, now)
-            self._shelf.note(f"{path.name} written: {len(now.layers)} layers")
-            return
-        difference = compared(before, now, tolerance, ended)
-        verdict = verdict.turned(difference.broken)
-        self._journal.enter("assert_matches_baseline", verdict)
-        if difference.broken:
-            found = claims.failing(verdict.telling.report, fail_on)
-            details = differences.details(difference, tolerance)
-            _fail(differences.claim(path.name), verdict, differences.UPDATE, found, details)
-        remark = differences.remark(path.name, difference)
-        if remark:
-            self._shelf.note(remark)
+        with self._journal.check("assert_matches_baseline") as check:
+            check_probe_options(options)
+            check_tolerance(tolerance)
+            path = self._shelf.place(name)
+            before = self._shelf.standard(path)
+            probe = Probing(model, data, criterion, self._settings, options)
+            if before is None:
+                first_look(probe, path, self._shelf, check, tolerance=tolerance)
+            else:
+                second_look(probe, path, self._shelf, check, before=before, tolerance=tolerance)
 
 
 @contextmanager
 def checking(node: pytest.Item, settings: CheckSettings) -> Iterator[Checker]:
     """What a test holds while it runs; random numbers start from the first seed inside."""
     with gradcheckup.random_state(settings.seed), ExitStack() as ends:
-        yield Checker(settings, shelf_of(node), journal_of(node), ends)
-
-
-def _fail(
-    claim: str,
-    verdict: Verdict,
-    silence: str,
-    findings: Iterable[gradcheckup.Finding] = (),
-    details: Sequence[str] = (),
-) -> NoReturn:
-    codes = {finding.code for finding in findings}
-    raise gradcheckup.UnhealthyError(failure(claim, verdict, silence, codes, details))
+        yield Checker(settings, shelf_of(node), journal_of(node), ends, silence_of(node))
 
 
 def _named(findings: Iterable[gradcheckup.Finding]) -> str:

@@ -6,7 +6,9 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator
 from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -35,6 +37,12 @@ _MARKER = (
     f"gradcheckup(*, {', '.join(_SETTINGS)}): settings of gradient checks for a test, a class or a "
     "module (pytestmark)"
 )
+
+
+BEGAN = pytest.StashKey[float]()
+"""When the run began."""
+COLLECTED = pytest.StashKey[Counter[str]]()
+"""How many tests each module has, by the beginning of their node ids: before any is deselected."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -87,6 +95,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; refuse options that make no sense before any test runs."""
+    config.stash[BEGAN] = time.time()
     config.addinivalue_line("markers", _MARKER)
     if config.getoption("gradcheckup_update") and config.getoption("gradcheckup_ci"):
         raise pytest.UsageError(
@@ -105,6 +114,15 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_gradcheckup.settings import of_run
 
         of_run(config)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, None, None]:
+    """Count the tests before any is deselected."""
+    config.stash[COLLECTED] = Counter(item.nodeid.partition("::")[0] for item in items)
+    return (yield)
 
 
 def _made(folder: Path) -> str:
@@ -138,7 +156,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         report
         for reports in terminalreporter.stats.values()
         for report in reports
-        if isinstance(report, pytest.TestReport) and report.when == "call"
+        if isinstance(report, pytest.TestReport)
     ]
     if any(name.startswith("gradcheckup_") for each in reports for name, _ in each.user_properties):
         from pytest_gradcheckup.terminal import summarise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice, tee
 from typing import Any
@@ -49,7 +50,7 @@ class Probing:
         except pytest.UsageError as error:
             raise gradcheckup.UsageError(str(error)) from None
         most = self.settings.batches or self.settings.steps
-        self._data = _Kept(data, most) if isinstance(data, Iterator) else data
+        self._data = _kept(data, most) if isinstance(data, Iterator) else data
 
     def decide(self, breaks: Callable[[Report], bool]) -> Verdict:
         """What most seeds say; what was measured already speaks for itself."""
@@ -83,6 +84,8 @@ class Probing:
                 thresholds=settings.thresholds,
                 **self._given,
             )
+        except SystemExit as error:
+            raise gradcheckup.ModelError(_exit(error, "the model, its data or the loss")) from None
         except gradcheckup.GradcheckupError as error:
             text = f"{error}\n{error.traceback_text}" if error.traceback_text else str(error)
             raise type(error)(text) from None
@@ -95,12 +98,24 @@ class Probing:
         with gradcheckup.random_state(seed):
             try:
                 return model()
+            except SystemExit as error:
+                what = "the function that builds the model"
+                raise gradcheckup.ModelError(_exit(error, what)) from None
             except Exception as error:
                 # Its traceback begins in the user's function, not in this one.
                 error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
                 raise gradcheckup.ModelError(
                     f"the function that builds the model failed: {type(error).__name__}: {error}"
                 ) from error
+
+
+def _exit(error: SystemExit, what: str) -> str:
+    """Where somebody ended the process, which would end a run of tests."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return (
+        f"{what} ended the process: SystemExit: {error.code}, at {last.filename}:{last.lineno} "
+        f"in {last.name}"
+    )
 
 
 class _Kept:
@@ -115,6 +130,12 @@ class _Kept:
     def __iter__(self) -> Iterator[Any]:
         self._batches, reading = tee(self._batches)
         return reading
+
+
+def _kept(batches: Iterator[Any], most: int) -> _Kept:
+    """It goes by the name of the iterator, by which messages call data."""
+    kept: type[_Kept] = type(type(batches).__name__, (_Kept,), {})
+    return kept(batches, most)
 
 
 def _check_alone(data: Any, criterion: Any, options: Mapping[str, Any]) -> None:

@@ -10,6 +10,8 @@ BASELINE = "gradcheckup_baseline"
 """The path of a baseline that a test used."""
 CHECK = "gradcheckup_check"
 """A check that was made, as a JSON object."""
+FOLDER = "gradcheckup_folder"
+"""Where the baselines of a module stand and how many tests it has, as a JSON object; once each."""
 NOTE = "gradcheckup_note"
 """A line for the summary of the run."""
 

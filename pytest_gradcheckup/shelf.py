@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -12,17 +15,22 @@ from typing import Any
 
 import pytest
 
-from gradcheckup import ReportError, UsageError
+from gradcheckup import ReportError, UnhealthyError, UsageError
 from pytest_gradcheckup import properties
 from pytest_gradcheckup.baseline import Baseline
 from pytest_gradcheckup.baseline_text import dumped, loaded
+from pytest_gradcheckup.comparing import compared
+from pytest_gradcheckup.differences import missing
 from pytest_gradcheckup.files import write_whole
+from pytest_gradcheckup.plugin import BEGAN, COLLECTED
 from pytest_gradcheckup.tracebacks import HIDDEN
 
 __tracebackhide__ = HIDDEN
 
 FOLDER = "__gradcheckup__"
 _LONGEST = 100
+_TOLD = pytest.StashKey[set[str]]()
+"""Modules whose folder was told to the end of the run."""
 
 
 class Mode(Enum):
@@ -41,12 +49,19 @@ class Shelf:
         test: Its name; baselines are called so unless they have one of their own.
         mode: What to do.
         record: Told each baseline that is used and each note, as properties of the test.
+        began: When the run began, in seconds of `time.time`.
     """
 
     def __init__(
-        self, folder: Path, test: str, mode: Mode, record: Callable[[str, str], None]
+        self,
+        folder: Path,
+        test: str,
+        mode: Mode,
+        record: Callable[[str, str], None],
+        *,
+        began: float = math.inf,
     ) -> None:
-        self.mode = mode
+        self.mode, self._began = mode, began
         self._folder, self._test, self._record = folder, test, record
         self._used: set[Path] = set()
 
@@ -67,6 +82,38 @@ class Shelf:
         self._used.add(path)
         self._record(properties.BASELINE, path.as_posix())
         return path
+
+    def standard(self, path: Path) -> Baseline | None:
+        """What to compare with; None where it is to be written.
+
+        Raises:
+            UnhealthyError: There is none, in a run that never writes one.
+            ReportError: It cannot be read, or is no baseline.
+        """
+        before = None if self.mode is Mode.UPDATE else self.read(path)
+        if before is None and self.mode is Mode.CI:
+            raise UnhealthyError(missing(path.name))
+        return before
+
+    def check_alone(self, path: Path, now: Baseline, tolerance: float) -> None:
+        """That no other test of this run wrote the same file for a net that is not like this one.
+
+        Tests that share a baseline write it one after the other.
+
+        Raises:
+            UsageError: One did.
+        """
+        try:
+            written = path.stat().st_mtime >= self._began
+            earlier = self.read(path) if written else None
+        except (FileNotFoundError, ReportError):
+            return
+        if earlier and compared(earlier, now, tolerance).broken:
+            raise UsageError(
+                f"another test of this run wrote {_shown(path)} for a net that is not like this "
+                f"one ({earlier.model}, {len(earlier.layers)} layers): give one of them another "
+                "name="
+            )
 
     def read(self, path: Path) -> Baseline | None:
         """The baseline in a file, or None where there is no file.
@@ -107,7 +154,14 @@ def shelf_of(node: pytest.Item) -> Shelf:
     def record(name: str, value: str) -> None:
         node.user_properties.append((name, value))
 
-    return Shelf(node.path.parent / FOLDER / node.path.stem, test, mode, record)
+    folder = node.path.parent / FOLDER / node.path.stem
+    module = node.nodeid.partition("::")[0]
+    told = config.stash.setdefault(_TOLD, set())
+    if module not in told and folder.parent.is_dir():
+        told.add(module)
+        counted = config.stash.get(COLLECTED, Counter[str]())[module]
+        record(properties.FOLDER, json.dumps({"folder": folder.as_posix(), "tests": counted}))
+    return Shelf(folder, test, mode, record, began=config.stash[BEGAN])
 
 
 def file_name(name: str) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gradcheckup
+from pytest_gradcheckup.journal import journal_of
 from pytest_gradcheckup.settings import of_run
+from pytest_gradcheckup.silence import Silence
 from pytest_gradcheckup.tracebacks import HIDDEN
 
 __tracebackhide__ = HIDDEN
@@ -65,9 +68,16 @@ class Targets:
     ) -> None:
         """The targets of files that pytest did not come by, unless it was told where to look."""
         if self._everywhere:
+            option = session.config.option
+            left_out = [Path(each).absolute() for each in option.ignore or ()]
+            patterns = [str(Path(each).absolute()) for each in option.ignore_glob or ()]
             seen = {item.path for item in items if isinstance(item, TargetItem)}
             for path, names in self._names.items():
-                if path not in seen:
+                around = (path, *path.parents)
+                ignored = any(each in left_out for each in around) or any(
+                    fnmatch(str(each), pattern) for pattern in patterns for each in around
+                )
+                if path not in seen and not ignored:
                     file = TargetFile.from_parent(session, path=path, names=names)
                     items.extend(file.collect())
 
@@ -88,6 +98,8 @@ class TargetFile(pytest.File):
 class TargetItem(pytest.Item):
     """`assert_healthy` of one target."""
 
+    gradcheckup_silence = Silence.INI
+
     def __init__(self, *, target: str, **given: Any) -> None:
         super().__init__(**given)
         self._target = target
@@ -106,7 +118,8 @@ class TargetItem(pytest.Item):
         )
         spec = f"{self.path}:{self._target}" if self._target else str(self.path)
         with checking(self, settings) as checker:
-            target = gradcheckup.load_target(spec, options)
+            with journal_of(self).check("assert_healthy"):
+                target = gradcheckup.load_target(spec, options)
             checker.assert_healthy(
                 target.model,
                 target.data,

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_gradcheckup import properties
+from pytest_gradcheckup.annotations import annotation
 from pytest_gradcheckup.files import write_whole
+from pytest_gradcheckup.unused import unused
 
-Entry = tuple[pytest.TestReport, dict[str, Any]]
-"""A check, with the test that made it."""
+_PHASES = ("setup", "call", "teardown")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A check, with the test that made it.
+
+    Attributes:
+        test: What pytest says of the test.
+        check: What its journal says.
+        failed: True where it does not hold and the test failed; a test may expect it not to.
+    """
+
+    test: pytest.TestReport
+    check: dict[str, Any]
+    failed: bool
 
 
 def summarise(terminal: pytest.TerminalReporter, reports: Sequence[pytest.TestReport]) -> None:
@@ -21,17 +38,13 @@ def summarise(terminal: pytest.TerminalReporter, reports: Sequence[pytest.TestRe
 
     Args:
         terminal: Where to.
-        reports: Those of test bodies, of all workers.
+        reports: All of the run, of all workers.
     """
-    entries = [
-        (report, json.loads(value))
-        for report in reports
-        for value in properties.values([report], properties.CHECK)
-    ]
+    entries = [*_entries(reports)]
     option = terminal.config.option
     # A baseline with a name of its own may serve several tests.
     notes = dict.fromkeys(properties.values(reports, properties.NOTE))
-    lines = [*([_counted(entries)] if entries else []), *notes, *_unused(terminal, reports)]
+    lines = [*([_counted(entries)] if entries else []), *notes, *unused(terminal.config, reports)]
     if lines:
         terminal.section("gradcheckup")
     for line in lines:
@@ -45,27 +58,58 @@ def summarise(terminal: pytest.TerminalReporter, reports: Sequence[pytest.TestRe
         else:
             terminal.write_line(f"reports: {index}")
     if option.gradcheckup_github:
-        for line in _annotations(entries):
-            terminal.write_line(line)
+        for entry in entries:
+            if entry.failed:
+                root = terminal.config.rootpath
+                terminal.write_line(annotation(entry.test, root, _message(entry)))
+
+
+def _entries(reports: Sequence[pytest.TestReport]) -> Iterator[Entry]:
+    """Each check once: a report has those of the phases before it too, and so have subtests.
+
+    A check fails where the part of the test fails in which it was made.
+    """
+    tests: dict[str, list[pytest.TestReport]] = {}
+    for report in reports:
+        tests.setdefault(report.nodeid, []).append(report)
+    for phases in tests.values():
+        phases.sort(key=lambda report: _PHASES.index(report.when))
+        failed = {report.when for report in phases if report.failed}
+        known = 0
+        for report in phases:
+            checks = [json.loads(each) for each in properties.values([report], properties.CHECK)]
+            for check in checks[known:]:
+                broken = not check["holds"] and report.when in failed
+                yield Entry(test=report, check=check, failed=broken)
+            known = max(known, len(checks))
 
 
 def _counted(entries: Sequence[Entry]) -> str:
-    broken = sum(not entry["holds"] for _, entry in entries)
+    failed = sum(entry.failed for entry in entries)
+    expected = sum(not entry.check["holds"] for entry in entries) - failed
+    said = [
+        f"{number} {what}"
+        for number, what in ((failed, "failed"), (expected, "failed as expected"))
+        if number
+    ]
     checks = f"{len(entries)} check{'s' if len(entries) > 1 else ''}"
-    return f"{checks}, all hold" if not broken else f"{checks}, {broken} failed"
+    return ", ".join([checks, *(said or ["all hold"])])
 
 
 def _index(entries: Sequence[Entry]) -> str:
     """A table in Markdown with a row a check."""
     rows = ["| test | check | model | holds | findings | report |", "|---|---|---|---|---|---|"]
-    for report, entry in entries:
-        files = f"[text]({entry['files']}.txt), [JSON]({entry['files']}.json)"
+    for entry in entries:
+        check = entry.check
+        files = ""
+        if "files" in check:
+            files = f"[text]({check['files']}.txt), [JSON]({check['files']}.json)"
         cells = (
-            f"`{report.nodeid}`",
-            entry["check"],
-            entry["model"],
-            "yes" if entry["holds"] else "**no**",
-            ", ".join(entry["findings"]),
+            f"`{entry.test.nodeid}`",
+            check["check"],
+            check["model"],
+            "yes" if check["holds"] else "**no**" if entry.failed else "no, as expected",
+            check.get("error") or ", ".join(check["findings"]),
         )
         rows.append(
             f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} | {files} |"
@@ -73,38 +117,9 @@ def _index(entries: Sequence[Entry]) -> str:
     return "\n".join(["# Gradient checks", "", *rows, ""])
 
 
-def _annotations(entries: Sequence[Entry]) -> Iterator[str]:
-    """Workflow commands of GitHub Actions, which it shows beside the test in a pull request."""
-    for report, entry in entries:
-        if not entry["holds"]:
-            path, line, _ = report.location
-            found = ", ".join(entry["findings"]) or "no finding"
-            message = f"{report.nodeid}: {entry['check']} fails for {entry['model']} ({found})"
-            place = f"file={_escaped(path, property_too=True)},line={(line or 0) + 1}"
-            yield f"::error {place},title=gradcheckup::{_escaped(message)}"
-
-
-def _escaped(text: str, *, property_too: bool = False) -> str:
-    for sign, code in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
-        text = text.replace(sign, code)
-    if property_too:
-        text = text.replace(":", "%3A").replace(",", "%2C")
-    return text
-
-
-def _unused(
-    terminal: pytest.TerminalReporter, reports: Sequence[pytest.TestReport]
-) -> Iterator[str]:
-    """Baselines of the modules that ran, unless only some tests were asked for or got through."""
-    option = terminal.config.option
-    some = option.keyword or option.markexpr or any("::" in each for each in terminal.config.args)
-    incomplete = {"failed", "error", "skipped", "deselected"} & {
-        key for key, found in terminal.stats.items() if found
-    }
-    if some or incomplete:
-        return
-    used = {Path(value) for value in properties.values(reports, properties.BASELINE)}
-    for folder in sorted({path.parent for path in used}):
-        for path in sorted(folder.glob("*.json")):
-            if path not in used:
-                yield f"unused baseline: {path.name} (in {folder})"
+def _message(entry: Entry) -> str:
+    check = entry.check
+    if "error" in check:
+        return f"{entry.test.nodeid}: {check['check']}: {check['error']}"
+    found = ", ".join(check["findings"]) or "no finding"
+    return f"{entry.test.nodeid}: {check['check']} fails for {check['model']} ({found})"

@@ -223,7 +223,7 @@ def test_ci_never_writes(run: Run, pytester: pytest.Pytester) -> None:
     result = run(HEALTHY, "--gradcheckup-ci")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*there is no baseline test_flow.json*"])
-    result.stdout.no_fnmatch_line("*= gradcheckup =*")  # there is nothing to sum up
+    result.stdout.fnmatch_lines(["1 check, 1 failed"])
     assert not list(pytester.path.glob("__gradcheckup__/**/*"))
     both = run(HEALTHY, "--gradcheckup-ci", "--gradcheckup-update")
     assert both.ret == pytest.ExitCode.USAGE_ERROR
@@ -275,11 +275,75 @@ def test_tolerance(gradcheckup):
 def test_unused_baselines_are_listed_where_all_tests_ran(
     run: Run, pytester: pytest.Pytester
 ) -> None:
-    run(HEALTHY).assert_outcomes(passed=1)
+    """Per module: what became of another one, or was asked of it, says nothing of this one."""
+    source = HEALTHY + "\ndef test_other(gradcheckup): pass\n"
+    pytester.makepyfile(test_failing="def test_it(): assert False\ndef test_that(): pass")
+    run(source).assert_outcomes(passed=3, failed=1)
     path = stored(pytester)
     path.with_name("test_gone.json").write_text(path.read_text("utf-8"))
-    run(HEALTHY).stdout.fnmatch_lines(["unused baseline: test_gone.json*"])
-    run(HEALTHY, "-k", "flow").stdout.no_fnmatch_line("unused baseline*")
+    listed = "unused baseline: test_gone.json (in *test_flow)"
+    for arguments in ((), ("--deselect", "test_failing.py::test_that"), ("-k", "not test_that")):
+        run(source, *arguments).stdout.fnmatch_lines([listed])
+    failing = source.replace("pass", "assert False")
+    for part, arguments in (
+        (source, ("-k", "flow and not other")),
+        (source, ("-k", "test_other")),
+        (source, ("test_flow.py::test_other",)),
+        (source, ("--deselect", "test_flow.py::test_flow")),
+        (failing, ()),
+        (failing, ("-x", "test_failing.py", "test_flow.py")),
+        (source.replace("pass", "pytest.skip()"), ()),
+    ):
+        run(part, *arguments).stdout.no_fnmatch_line("unused*")
+
+
+def test_last_failed_lists_no_unused_baselines(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here pytest leaves out tests without a word to any hook."""
+    source = HEALTHY + "\ndef test_other(gradcheckup): assert {}\n"
+    run(source.format(False)).assert_outcomes(passed=1, failed=1)
+    assert stored(pytester).name == "test_flow.json"
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.runpytest_inprocess("-p", "pytest_gradcheckup.plugin")  # it has a cache
+    pytester.makepyfile(
+        test_flow=(pytester.path / "test_flow.py").read_text("utf-8").replace("False", "True")
+    )
+    result = pytester.runpytest_inprocess("-p", "pytest_gradcheckup.plugin", "--lf")
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("unused*")
+
+
+def test_folders_of_modules_that_are_gone_are_listed(run: Run, pytester: pytest.Pytester) -> None:
+    run(HEALTHY).assert_outcomes(passed=1)
+    kept = pytester.makepyfile(test_kept="from test_flow import *")
+    run(HEALTHY).assert_outcomes(passed=2)
+    run(HEALTHY).stdout.no_fnmatch_line("unused*")
+    kept.rename(kept.with_name("test_renamed.py"))
+    (pytester.path / "__gradcheckup__" / "test_empty").mkdir()
+    gone = "unused baseline: 1 in *__gradcheckup__?test_kept, whose module is gone"
+    run(HEALTHY, "test_flow.py").stdout.fnmatch_lines([gone])
+    run(HEALTHY, "test_flow.py").stdout.no_fnmatch_line("*test_empty*")
+
+
+def test_two_nets_are_not_written_to_one_file(run: Run, pytester: pytest.Pytester) -> None:
+    source = """
+pytestmark = pytest.mark.gradcheckup(steps=2, seeds=1)
+
+@pytest.mark.parametrize("time", [0, 1])
+def test_a(gradcheckup, time):
+    gradcheckup.assert_matches_baseline(healthy(), batch(), loss, name="net")
+
+def test_b(gradcheckup):
+    gradcheckup.assert_matches_baseline(sick(), batch(), loss, name="net")
+"""
+    for _ in range(2):
+        result = run(source, "-p", "no:randomly", "--gradcheckup-update")
+        result.assert_outcomes(passed=2, failed=1)
+        result.stdout.fnmatch_lines(
+            ["*UsageError: another test of this run wrote *net.json*(Sequential, 2 layers)*name=*"]
+        )
+        assert len(loaded(stored(pytester).read_text("utf-8"), "net").layers) == 2
 
 
 def test_workers_write_one_baseline(tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def test_gave_up(gradcheckup, monkeypatch):
     result = run(TRAIN + source)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*watched to its end*by itself: ZeroDivisionError: a fault*"])
-    result.stdout.fnmatch_lines(["1 check, all hold"])
+    result.stdout.fnmatch_lines(["2 checks, 1 failed"])
 
 
 def test_the_fixture_takes_what_watch_takes() -> None:

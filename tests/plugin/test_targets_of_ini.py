@@ -64,6 +64,7 @@ def test_all_models_are_checked(run: Run, workers: tuple[str, ...]) -> None:
             "FAILED models/bad.py::gradcheckup*",
             "PASSED other/both.py::Net*",
             "FAILED other/both.py::Sick*",
+            "*wanted so? gradcheckup_ignore = GC101* in the ini file, or gradcheckup_thresholds",
             "4 checks, 2 failed",
         ]
     )
@@ -78,6 +79,9 @@ def test_all_models_are_checked(run: Run, workers: tuple[str, ...]) -> None:
         (["models/good.py"], {"passed": 1}),
         (["other/both.py::Net"], {"passed": 1}),
         (["-k", "good"], {"passed": 1}),
+        (["--ignore=models"], {"passed": 2, "failed": 1}),
+        (["--ignore=models/bad.py"], {"passed": 3, "failed": 1}),
+        (["--ignore-glob=oth*/*"], {"passed": 2, "failed": 1}),
     ],
 )
 @pytest.mark.usefixtures("project")
