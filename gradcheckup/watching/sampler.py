@@ -121,7 +121,7 @@ class Sampler:
         self._full = full or self._last is None or self.missed > 0
         if self._full:
             self._refresh()
-            if self._looks % WINDOW == 0:
+            if self._looks % (WINDOW // 2) == 0:  # as in the judged half of a probe
                 self.capture.forget_units()
             self._looks += 1
         self._look = Look(
