@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_gradcheckup.fixture import Checker
     from pytest_gradcheckup.generated import healthy_test
+    from pytest_gradcheckup.plain import assert_all_parameters_train, assert_no, assert_reaches
 
 # Imported when they are first used: the package is imported in every run of pytest.
 _LAZY = {
     "Checker": "pytest_gradcheckup.fixture",
+    "assert_all_parameters_train": "pytest_gradcheckup.plain",
+    "assert_no": "pytest_gradcheckup.plain",
+    "assert_reaches": "pytest_gradcheckup.plain",
     "healthy_test": "pytest_gradcheckup.generated",
 }
 
@@ -31,4 +35,10 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_LAZY[name]), name)
 
 
-__all__ = ["Checker", "healthy_test"]
+__all__ = [
+    "Checker",
+    "assert_all_parameters_train",
+    "assert_no",
+    "assert_reaches",
+    "healthy_test",
+]

@@ -29,6 +29,11 @@ def with_codes(report: Report, codes: Collection[str]) -> tuple[Finding, ...]:
     )
 
 
+def named(findings: Iterable[Finding]) -> str:
+    """``GC101 vanishing-gradient, GC203 collapsed-signal``, each once."""
+    return ", ".join(dict.fromkeys(f"{each.code} {each.rule}" for each in findings))
+
+
 def unreached(report: Report, layer: str) -> str | None:
     """Why no gradient of the loss reaches this layer; None where one does.
 

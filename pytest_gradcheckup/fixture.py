@@ -120,7 +120,7 @@ class Checker:
             if verdict.broken:
                 found = claims.failing(verdict.telling.report, fail_on)
                 silence = self._silence.leaving_out(dict.fromkeys(each.code for each in found))
-                fail(f"unhealthy gradient flow: {_named(found)}", verdict, silence, found)
+                fail(f"unhealthy gradient flow: {claims.named(found)}", verdict, silence, found)
 
     def assert_no(
         self,
@@ -169,7 +169,7 @@ class Checker:
             if verdict.broken:
                 found = claims.with_codes(verdict.telling.report, codes)
                 silence = "leave the assertion out, or move its limit: thresholds={...}"
-                fail(f"expected no {code}, found {_named(found)}", verdict, silence, found)
+                fail(f"expected no {code}, found {claims.named(found)}", verdict, silence, found)
 
     def assert_reaches(
         self,
@@ -285,7 +285,3 @@ def checking(node: pytest.Item, settings: CheckSettings) -> Iterator[Checker]:
     """What a test holds while it runs; random numbers start from the first seed inside."""
     with gradcheckup.random_state(settings.seed), ExitStack() as ends:
         yield Checker(settings, shelf_of(node), journal_of(node), ends, silence_of(node))
-
-
-def _named(findings: Iterable[gradcheckup.Finding]) -> str:
-    return ", ".join(dict.fromkeys(f"{each.code} {each.rule}" for each in findings))

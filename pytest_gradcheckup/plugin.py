@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -33,6 +33,7 @@ _SETTINGS = {
     "thresholds": ("LIMITS", "Judge by other limits: dead_warning=0.3.", True),
     "fail_on": ("SEVERITY", "What fails: critical (default) or warning.", False),
 }
+_WHOLE = {"steps", "batches", "seed", "seeds"}
 _MARKER = (
     f"gradcheckup(*, {', '.join(_SETTINGS)}): settings of gradient checks for a test, a class or a "
     "module (pytestmark)"
@@ -49,7 +50,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options and the ini keys."""
     group = parser.getgroup("gradcheckup", "gradient flow (gradcheckup)")
     for name, (metavar, text, several) in _SETTINGS.items():
-        kind: Literal["args", "string"] = "args" if several else "string"
+        kind: Literal["args", "int", "string"] = "args" if several else "string"
+        if name in _WHOLE and pytest.version_tuple >= (9,):
+            # `[tool.pytest]` has numbers that are no text.
+            kind = "int"
         option = f"--gradcheckup-{name.replace('_', '-')}"
         group.addoption(
             option,
@@ -109,11 +113,26 @@ def pytest_configure(config: pytest.Config) -> None:
     if folder:
         # Absolute before a test or a worker changes the folder; options are handed to workers.
         config.option.gradcheckup_report = _made(config.invocation_params.dir / folder)
-    read = (config.getoption, config.getini)
-    if any(source(f"gradcheckup_{name}") is not None for name in _SETTINGS for source in read):
+    if any(
+        config.getoption(f"gradcheckup_{name}") is not None or of_ini(config, name) is not None
+        for name in _SETTINGS
+    ):
         from pytest_gradcheckup.settings import of_run
 
         of_run(config)
+
+
+def of_ini(config: pytest.Config, name: str) -> Any:
+    """What the ini file says of a setting; None where it does not.
+
+    Raises:
+        pytest.UsageError: It is of another type.
+    """
+    try:
+        return config.getini(f"gradcheckup_{name}")
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        expected = "expected a whole number: " if name in _WHOLE else ""
+        raise pytest.UsageError(f"gradcheckup_{name}: {expected}{error}") from None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import gradcheckup
+from pytest_gradcheckup.plugin import of_ini
 from pytest_gradcheckup.suggestions import suggestion
 from pytest_gradcheckup.tracebacks import HIDDEN
 
@@ -72,7 +73,7 @@ def of_run(config: pytest.Config) -> CheckSettings:
         for name in NAMES:
             option = f"--gradcheckup-{name.replace('_', '-')}"
             for where, value in (
-                (f"gradcheckup_{name}", config.getini(f"gradcheckup_{name}")),
+                (f"gradcheckup_{name}", of_ini(config, name)),
                 (option, config.getoption(f"gradcheckup_{name}")),
             ):
                 if value is not None:

@@ -96,6 +96,7 @@ PLUGIN_MAY_IMPORT: dict[str, set[str]] = {
     "comparing": set(),
     "matching": set(),
     "looks": set(),
+    "plain": {"pytest", "gradcheckup"},
     "annotations": {"pytest"},
     "unused": {"pytest"},
     "silence": set(),

@@ -225,6 +225,62 @@ def test_twice(gradcheckup, time):
     run(source, "-p", "no:randomly").assert_outcomes(passed=2)
 
 
+def test_plain_helpers_take_a_report(run: Run) -> None:
+    source = """
+import gradcheckup as plain
+from pytest_gradcheckup import assert_all_parameters_train, assert_no, assert_reaches
+
+def report(model):
+    return plain.diagnose(model, batch(), loss, steps=4)
+
+def test_holds():
+    assert_no("GC1", report(healthy()))
+    assert_no("exploding-gradient", report(sick()))
+    assert_reaches(report(Detached()), "head")
+    assert_all_parameters_train(report(healthy()))
+    assert_all_parameters_train(report(Detached()), ignore=IGNORED)
+
+def test_no():
+    assert_no("GC101", report(sick()))
+
+def test_reaches():
+    assert_reaches(report(Detached()), "stem.0")
+
+def test_train():
+    assert_all_parameters_train(report(with_frozen_backbone()), ignore="*.bias")
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: assert_no("GC000", report(healthy())), "got 'GC000'"),
+        (lambda: assert_no(5, report(healthy())), "a rule code first, got int"),
+        (lambda: assert_no("GC1", healthy()), "a report of diagnose, as in .* got Sequential"),
+        (lambda: assert_reaches("head", report(Detached())), "a report of .* got str"),
+        (lambda: assert_reaches(report(Detached()), "heed"), "got 'heed'; did you mean head"),
+        (lambda: assert_reaches(report(Detached()), 5), "the name of a layer second, got int"),
+        (lambda: assert_all_parameters_train(report(healthy()), ignore=5), "names.*got 5"),
+    ],
+)
+def test_misuse(call, told):
+    with pytest.raises(plain.UsageError, match=told):
+        call()
+"""
+    result = run(source, "-p", "no:randomly")
+    result.assert_outcomes(passed=8, failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "*expected no GC101, found GC101*",
+            "*UNHEALTHY  Sequential*",
+            "test_flow.py:*: UnhealthyError",
+            "*no gradient reaches stem.0: none arrives*",
+            "*1 of the parameters did not change in 4 steps*",
+            "*0.weight*frozen*",
+            "*wanted so? ignore=[[]'0.weight', ...]*",
+        ]
+    )
+    assert "plain.py" not in result.stdout.str()
+
+
 def test_unittest_classes_and_plain_helpers(run: Run) -> None:
     source = """
 import unittest

@@ -44,6 +44,17 @@ def test_the_closest_wins(run: Run, pytester: pytest.Pytester) -> None:
     assert taken(module + call, *OPTIONS, ini=INI) == "(7, 6, 0.5)"
 
 
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="[tool.pytest] is of pytest 9")
+def test_numbers_of_toml_are_numbers(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyprojecttoml("[tool.pytest]\ngradcheckup_steps = 6\ngradcheckup_batches = 2\n")
+    run(STEPS).assert_outcomes(passed=1)
+    assert (pytester.path / "taken.txt").read_text("utf-8").startswith("(6, 2, ")
+    pytester.makepyprojecttoml("[tool.pytest]\ngradcheckup_steps = 1.5\n")
+    result = run(STEPS)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*gradcheckup_steps: expected a whole number*1.5*"])
+
+
 def test_marks_decide_what_fails(run: Run) -> None:
     source = """
 @pytest.mark.gradcheckup(ignore="GC1,GC2")
@@ -107,7 +118,7 @@ def test_options_that_make_no_sense_stop_the_run(run: Run, option: str, told: st
 def test_ini_keys_and_projects_that_make_no_sense(run: Run, pytester: pytest.Pytester) -> None:
     result = run(STEPS, ini="gradcheckup_seeds = none\n")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*gradcheckup_seeds: expected a whole number*got 'none'*"])
+    result.stderr.fnmatch_lines(["*gradcheckup_seeds: expected a whole number*'none'*"])
     pytester.path.joinpath("tox.ini").unlink()
     pytester.makepyprojecttoml("[tool.gradcheckup]\nstepz = 2\n")
     result = run(STEPS)
