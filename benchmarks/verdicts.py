@@ -66,6 +66,14 @@ def _names(known: Iterable[str]) -> Callable[[click.Context, click.Parameter, st
     help="Cases per family; the first N are the same in every run.",
 )
 @click.option(
+    "--skip",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Leave the first N cases of each family out: those that limits were set on.",
+)
+@click.option(
     "--seeds",
     type=click.IntRange(min=1),
     default=1,
@@ -122,6 +130,7 @@ def main(
     *,
     families: list[str],
     count: int,
+    skip: int,
     seeds: int,
     budget: int | None,
     output: Path,
@@ -142,7 +151,7 @@ def main(
     todo = [
         (case, seed, budget or case.task.budget)
         for name in families
-        for case in cases(name, count)
+        for case in cases(name, count)[skip:]
         for seed in range(seeds)
         if half in {None, case.half}
     ]

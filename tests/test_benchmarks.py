@@ -515,6 +515,12 @@ def test_halves_share_out_the_cases(run: Run, tmp_path: Path) -> None:
     assert len(results.load(tmp_path / "results.jsonl")) == 4
 
 
+def test_cases_that_limits_were_set_on_can_be_left_out(run: Run, tmp_path: Path) -> None:
+    run("--cases", "3", "--skip", "2", "--budget", "1")
+    (only,) = results.load(tmp_path / "results.jsonl").values()
+    assert only.identity.startswith("literature/2/")
+
+
 def test_an_unknown_family_is_refused(run: Run) -> None:
     refused = run("--families", "mlp,diffusion")
     assert refused.exit_code == 2
