@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+from torch import nn
+
+import gradcheckup
 from gradcheckup import Finding, LayerRecord, Recording, Report, Role, Severity, Step
 from pytest_gradcheckup.failures import failure
 from pytest_gradcheckup.majority import Case, Verdict
@@ -113,3 +117,17 @@ def test_a_watched_loop_keeps_but_some_of_its_steps() -> None:
         "  GC101  a          gradient ratio  0.0003  at least 0.004\n"
         "  GC106  the model                  0.0003  at least 0.004\n"
     ) in text
+
+
+def test_lines_leave_room_for_what_pytest_puts_before_them() -> None:
+    """Eight columns of 80, also where sentences are long; a claim is a line of its own."""
+    torch.manual_seed(0)
+    hidden = [each for _ in range(8) for each in (nn.Linear(16, 16), nn.Sigmoid())]
+    batch = (torch.randn(32, 16), torch.randint(4, (32,)))
+    net = nn.Sequential(*hidden, nn.Linear(16, 4))
+    report = gradcheckup.diagnose(net, batch, nn.CrossEntropyLoss(), optimizer=torch.optim.AdamW)
+    codes = {finding.code for finding in report.findings}
+    assert codes
+    text = failure("claim", Verdict((Case(0, report, True),), True), "do this", codes)
+    assert max(map(len, str(report).splitlines())) > 72
+    assert max(map(len, text.splitlines())) <= 72
