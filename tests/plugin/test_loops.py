@@ -186,6 +186,45 @@ def test_embedding(gradcheckup, trains):
     result.stdout.fnmatch_lines(["*1 of the parameters*", "*0.weight  frozen*"])
 
 
+def test_what_no_optimizer_got_stands_still_unless_there_is_none(run: Run) -> None:
+    """Whether the loop moved it is compared by hand."""
+    source = """
+def changed(model, step):
+    before = [each.clone() for each in model.parameters()]
+    x, y = batch()
+    for _ in range(8):
+        model.zero_grad()
+        loss(model(x), y).backward()
+        step()
+    return [not torch.equal(a, b) for a, b in zip(before, model.parameters())]
+
+def test_part(gradcheckup):
+    model = healthy()
+    head = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    with gradcheckup.watch(model, head) as monitor:
+        assert changed(model, head.step) == [False, False, True, True]
+    gradcheckup.assert_all_parameters_train(monitor)
+
+def test_by_hand(gradcheckup):
+    model = healthy()
+    monitor = gradcheckup.watch(model)
+
+    def step():
+        with torch.no_grad():
+            for each in model.parameters():
+                each -= 0.1 * each.grad
+        monitor.step()
+
+    assert all(changed(model, step))
+    gradcheckup.assert_all_parameters_train(monitor)
+"""
+    result = run(TRAIN + source)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*2 of the parameters*", "*0.weight*not among the optimizer's parameters*"]
+    )
+
+
 MISUSE = {
     "gradcheckup.watch(nn.Linear)": "*UsageError: expected model to be an nn.Module, got type*",
     "gradcheckup.watch(model, 3)": "*UsageError: expected * got int*",
