@@ -65,7 +65,10 @@ class Clock:
         """
         self._all = len(optimizers)
         self._own = {id(each) for each in own}
-        self._known = {id(innermost(each)) for each in optimizers}
+        inner = [innermost(each) for each in optimizers]
+        # One may have another make its update, as sharpness-aware minimisation does.
+        held = [each for one in inner for each in vars(one).values() if isinstance(each, Optimizer)]
+        self._known = {id(each) for each in (*inner, *held)}
         self.strangers: Counter[str] = Counter()
         self._stepping: set[int] = set()
         self._stepped: set[int] = set()
@@ -74,10 +77,9 @@ class Clock:
         self._inside = 0
         self._stopped = False
         self._handles: list[RemovableHandle] = []
-        for number, optimizer in enumerate(optimizers):
-            inner = innermost(optimizer)
-            self._handles.append(inner.register_step_pre_hook(partial(self._begins, number)))
-            self._handles.append(inner.register_step_post_hook(partial(self._ended, number)))
+        for number, one in enumerate(inner):
+            self._handles.append(one.register_step_pre_hook(partial(self._begins, number)))
+            self._handles.append(one.register_step_post_hook(partial(self._ended, number)))
         # Torch would keep it for ever, and with it whatever it refers to.
         everywhere = register_optimizer_step_post_hook(partial(_any_ended, weakref.ref(self)))
         self._handles.append(everywhere)

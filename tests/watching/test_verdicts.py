@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -182,6 +183,25 @@ def test_an_optimizer_that_takes_over_is_told_of() -> None:
         _train(model, second, 20)
     (note,) = monitor.report().assumptions
     assert note.startswith("20 steps of another optimizer of the model, SGD, are not counted")
+
+
+def test_an_optimizer_inside_of_another_is_no_stranger() -> None:
+    class Sharp(torch.optim.Optimizer):
+        """As in sharpness-aware minimisation: the update is that of a plain optimizer."""
+
+        def __init__(self, parameters: Any) -> None:
+            self.plain = torch.optim.SGD(parameters, lr=0.1)
+            super().__init__(self.plain.param_groups, {})
+
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            self.plain.step(closure)
+
+    model = _net()
+    optimizer = Sharp(list(model.parameters()))
+    with gradcheckup.watch(model, optimizer, every=1) as monitor:
+        _train(model, optimizer, 8)
+    assert monitor.steps == 8
+    assert not monitor.report().assumptions
 
 
 @pytest.mark.parametrize("together", [True, False])
