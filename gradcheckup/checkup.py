@@ -107,10 +107,10 @@ def diagnose(
 def _is_undecided(
     recording: Recording, *, limits: Thresholds, chosen: Sequence[rules.Rule]
 ) -> bool:
-    """Whether nothing critical stands, but what flows is fading: a little later it may be lost."""
-    found = rules.judge(recording, limits, chosen)
-    critical = any(each.severity is Severity.CRITICAL for each in found)
-    return not critical and query.is_fading(recording, limits)
+    """Whether what flows is fading, and nothing critical stands yet: it may be lost soon."""
+    return query.is_fading(recording, limits) and not any(
+        each.severity is Severity.CRITICAL for each in rules.judge(recording, limits, chosen)
+    )
 
 
 def assert_healthy(report: Report) -> None:
