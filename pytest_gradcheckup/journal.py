@@ -105,7 +105,4 @@ def journal_of(node: pytest.Item) -> Journal:
     """The journal of a test."""
     folder = node.config.getoption("gradcheckup_report")
 
-    def record(name: str, value: str) -> None:
-        node.user_properties.append((name, value))
-
-    return Journal(node.nodeid, Path(folder) if folder else None, record)
+    return Journal(node.nodeid, Path(folder) if folder else None, properties.recorder(node))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -14,6 +14,15 @@ FOLDER = "gradcheckup_folder"
 """Where the baselines of a module stand and how many tests it has, as a JSON object; once each."""
 NOTE = "gradcheckup_note"
 """A line for the summary of the run."""
+
+
+def recorder(node: pytest.Item) -> Callable[[str, str], None]:
+    """Has a test say a value under a name."""
+
+    def record(name: str, value: str) -> None:
+        node.user_properties.append((name, value))
+
+    return record
 
 
 def values(reports: Iterable[pytest.TestReport], name: str) -> Iterator[str]:

@@ -151,9 +151,7 @@ def shelf_of(node: pytest.Item) -> Shelf:
     mode = Mode.UPDATE if update else Mode.CI if ci else Mode.COMPARE
     test = ".".join(node.nodeid.split("::")[1:]) or node.name
 
-    def record(name: str, value: str) -> None:
-        node.user_properties.append((name, value))
-
+    record = properties.recorder(node)
     folder = node.path.parent / FOLDER / node.path.stem
     module = node.nodeid.partition("::")[0]
     told = config.stash.setdefault(_TOLD, set())
