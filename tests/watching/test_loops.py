@@ -50,6 +50,19 @@ def _samples(monitor: Monitor) -> tuple[Sample, ...]:
     return history.samples
 
 
+def _moved(model: nn.Module, before: list[Tensor]) -> list[float]:
+    """How far each parameter is from where it was."""
+    pairs = zip(model.parameters(), before, strict=True)
+    return [(one - other).norm().item() for one, other in pairs]
+
+
+def _agree_on_updates(monitor: gradcheckup.Monitor, moved: list[list[float]]) -> None:
+    """The full looks have the updates that were made."""
+    for step in monitor.report().steps:
+        updates = [each.update_norm for each in step.parameters]
+        assert updates == pytest.approx(moved[step.index], rel=1e-4)
+
+
 def _agree(
     monitor: Monitor, expected: dict[int, list[float]] | list[list[float]], rel: float = 1e-4
 ) -> None:
@@ -206,16 +219,9 @@ def test_two_optimizers_of_one_model_make_one_step() -> None:
         _loss(model(data)).backward()
         for each in optimizers:
             each.step()
-        moved.append(
-            [
-                (one - other).norm().item()
-                for one, other in zip(model.parameters(), before, strict=True)
-            ]
-        )
+        moved.append(_moved(model, before))
     _agree(monitor, expected)
-    for step in monitor.report().steps:
-        updates = [each.update_norm for each in step.parameters]
-        assert updates == pytest.approx(moved[step.index], rel=1e-4)
+    _agree_on_updates(monitor, moved)
 
 
 def test_an_optimizer_that_steps_now_and_then_spoils_no_measurement() -> None:
@@ -350,12 +356,7 @@ def test_scaled_gradients_are_reported_without_the_scale(
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
-        moved.append(
-            [
-                (one - other).norm().item()
-                for one, other in zip(model.parameters(), before, strict=True)
-            ]
-        )
+        moved.append(_moved(model, before))
     report = monitor.report()
     assert not [each for each in report.findings if each.code in {"GC301", "GC302"}]
     samples = _samples(monitor)
@@ -453,16 +454,9 @@ def test_an_optimizer_in_the_backward_pass_tells_of_its_steps() -> None:
         before = [each.detach().clone() for each in model.parameters()]
         _loss(model(data)).backward()
         monitor.step()
-        moved.append(
-            [
-                (one - other).norm().item()
-                for one, other in zip(model.parameters(), before, strict=True)
-            ]
-        )
+        moved.append(_moved(model, before))
     _agree(monitor, expected)
-    for step in monitor.report().steps:
-        updates = [each.update_norm for each in step.parameters]
-        assert updates == pytest.approx(moved[step.index], rel=1e-4)
+    _agree_on_updates(monitor, moved)
 
 
 def _bare(module: nn.Module) -> nn.Module:
@@ -490,16 +484,9 @@ def test_lbfgs_is_measured_at_its_first_evaluation() -> None:
             return loss
 
         optimizer.step(closure)  # type: ignore[arg-type]
-        moved.append(
-            [
-                (one - other).norm().item()
-                for one, other in zip(model.parameters(), before, strict=True)
-            ]
-        )
+        moved.append(_moved(model, before))
     _agree(monitor, expected)
-    for step in monitor.report().steps:
-        updates = [each.update_norm for each in step.parameters]
-        assert updates == pytest.approx(moved[step.index], rel=1e-4)
+    _agree_on_updates(monitor, moved)
 
 
 class _Wrapper(Optimizer):

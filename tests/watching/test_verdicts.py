@@ -251,6 +251,7 @@ def test_an_alarm_that_raises_ends_no_training() -> None:
     assert not monitor.closed
 
 
+# Torch warns of TorchScript itself, by either class.
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_part_that_takes_no_hooks_is_left_out() -> None:
     inner = torch.jit.script(nn.Sequential(nn.Linear(32, 32), nn.ReLU()))
@@ -268,6 +269,7 @@ def test_a_part_that_takes_no_hooks_is_left_out() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+# Python 3.12 warns of forks beside threads, which torch has.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_does_not_write_to_the_log(tmp_path: Path) -> None:
     model = _net()
