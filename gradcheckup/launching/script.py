@@ -65,7 +65,7 @@ def run_file(path: str, arguments: Sequence[str]) -> Ending:
     """
     _check_file(path)
     place = os.path.abspath(path)  # noqa: PTH100 - links stay in __file__, as Python leaves them
-    _set_first_path(os.path.dirname(os.path.realpath(path)))  # noqa: PTH120
+    _set_first_path(os.path.dirname(os.path.realpath(path)))  # noqa: PTH120 - as Python does
     sys.argv = [path, *arguments]
     return _execute(lambda: _file_program(place))
 

@@ -96,7 +96,7 @@ def _after(steps: int) -> tuple[nn.Module, Optimizer, gradcheckup.Monitor]:
 
 COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "deepcopy": copy.deepcopy,
-    "pickle": lambda model: pickle.loads(pickle.dumps(model)),  # noqa: S301
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),  # noqa: S301 - our own
     "ema": lambda model: AveragedModel(model).module,
 }
 
