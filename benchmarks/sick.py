@@ -24,10 +24,16 @@ _BEST = (
 
 def cases(count: int) -> Iterator[Case]:
     """The first `count` drawn nets; which of them are sick, training shows."""
-    return (_case(index) for index in range(count))
+    return (case(index) for index in range(count))
 
 
-def _case(index: int) -> Case:
+def weights(case: Case) -> int:
+    """How many weights the net of a case has."""
+    return sum(each.numel() for each in case.build().parameters())
+
+
+def case(index: int) -> Case:
+    """One of them."""
     draw = Draw("treatable", index)
     kind = draw("kind", ["mlp", "mlp", "mlp", "mlp", "cnn", "rnn"])
     if kind == "rnn":
