@@ -251,14 +251,14 @@ def test_a_trace_asks_for_looks_until_enough_have_seen_the_ratio_leave() -> None
     look(0, 0.5)
     for index in range(20):
         trace.add(_sample(index, 0.5))
-    assert not trace.strays(0.004, 100.0, looks=4)
+    assert not trace.strays(0.004, 100.0, looks=4, every=10)
     for index in range(20, 24):
         trace.add(_sample(index, 1e-4))
-    assert not trace.strays(0.004, 100.0, looks=4)  # a few of ten may be chance
+    assert not trace.strays(0.004, 100.0, looks=4, every=10)  # a few of ten may be chance
     for index in range(24, 30):
         trace.add(_sample(index, 1e-4))
     asked = 0
-    while trace.strays(0.004, 100.0, looks=4):
+    while trace.strays(0.004, 100.0, looks=4, every=10):
         look(30 + asked, 1e-4)
         asked += 1
         assert asked < 10

@@ -6,7 +6,7 @@ What `Capture` measures costs a third of a step and more; this costs a few micro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -25,16 +25,31 @@ from gradcheckup.capture.transforms import transformed
 class Glance:
     """Reads ||dL/dy|| of some modules in the next backward pass.
 
+    A hook costs what a small product does, so of many modules each pass reads a part.
+
     Attributes:
         names: Of the modules.
+        turn: How many passes were read before, which tells what part is read next.
         norms: A 0-d device tensor for each gradient that arrived, by module in the order of
             `names`.
         differentiating: Gradients count while it is True.
         failed: Told of an error of ours, which then goes no further.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self, layers: Mapping[str, nn.Module], always: Collection[str] = (), *, turns: int = 1
+    ) -> None:
+        """Prepares to read; sets no hook yet.
+
+        Args:
+            layers: The modules by name.
+            always: Names of those that are read in every turn.
+            turns: In how many turns the others are read.
+        """
         self.names = tuple(layers)
+        self.turn = 0
+        self._always = [name in always for name in layers]
+        self._turns = turns
         self.norms: list[list[Tensor]] = [[] for _ in layers]
         self.differentiating = False
         self.failed: Callable[[Exception], None] | None = None
@@ -45,8 +60,11 @@ class Glance:
 
     def attach(self) -> None:
         """Sets the hooks on the modules; `detach` takes all away again."""
+        # Of every second, or fourth, of the passes each part has its share as well.
+        part = (self.turn + self.turn // self._turns) % self._turns
         for row, module in enumerate(self._modules):
-            self._set.append(module.register_forward_hook(_Outlet(self, row)))
+            if self._always[row] or row % self._turns == part:
+                self._set.append(module.register_forward_hook(_Outlet(self, row)))
 
     def detach(self) -> None:
         """Takes every hook away."""

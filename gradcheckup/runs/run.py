@@ -48,7 +48,10 @@ class Run:
         """Whether the latest samples ask for a full look: see `Trace.strays`."""
         limits = self.thresholds
         return self.trace.strays(
-            limits.gradient_ratio_critical, limits.gradient_ratio_high, looks=_ENOUGH
+            limits.gradient_ratio_critical,
+            limits.gradient_ratio_high,
+            looks=_ENOUGH,
+            every=self.every,
         )
 
     def look(self, step: Step, facts: Recording, layers: tuple[str, ...]) -> None:

@@ -12,9 +12,24 @@ from gradcheckup.records import Step
 WINDOW = 8
 """How many full looks are judged together; `diagnose` makes as many."""
 
+_OFTEN = 4
+_FEW = 8
 _MOST = 512
 _LATEST = 10
 _FIRST = 3
+
+
+def turns(every: int, layers: int) -> int:
+    """Among how many glances the layers are shared out, each of which reads a part of them.
+
+    Each layer is read in one of four optimizer steps, or in every sampled one where these are
+    further apart or the layers few.
+
+    Args:
+        every: Of how many optimizer steps one is sampled.
+        layers: How many layers there are to read.
+    """
+    return max(1, _OFTEN // every) if layers > _FEW else 1
 
 
 class Trace:
@@ -88,7 +103,7 @@ class Trace:
             return None
         return max(late) / max(early) if max(early) else float(any(late))
 
-    def strays(self, low: float, high: float, *, looks: int) -> bool:
+    def strays(self, low: float, high: float, *, looks: int, every: int) -> bool:
         """Whether a full look is due before its time.
 
         So it is where the last sample was not finite and no full look has seen that; and where in
@@ -99,6 +114,7 @@ class Trace:
             low: Where the range of the ratio begins.
             high: Where it ends.
             looks: How many looks it takes to judge.
+            every: Of how many optimizer steps one is sampled.
         """
         if not self._samples or not self.steps:
             return False
@@ -113,10 +129,11 @@ class Trace:
             before = (step.end_to_end_ratio for step in seen)
             if any(ratio is not None and low <= ratio <= high for ratio in before):
                 return True
+        often = _LATEST * turns(every, len(self._layers))
         silent = {
             name
-            for layer, name in enumerate(self._layers)
-            if all(each.norms[layer] is None for each in latest)
+            for layer, name in enumerate(self._layers if len(self._samples) > often else ())
+            if all(each.norms[layer] is None for each in self._samples[-often:])
         }
         return any(
             layer.gradient_norm is not None

@@ -11,19 +11,21 @@ from torch import Tensor, nn
 from gradcheckup import statistics
 from gradcheckup.watching.sharding import is_distributed, own_part, shards
 
-_MOST = 256
+_ALL = 4096
+_LEAST = 64
 
 
 class GradientSample:
     """Estimates the norm of the gradient of some weight matrices together.
 
-    From up to 256 elements of each, spread evenly; a sum over all of them costs as much as
-    clipping does. Gradients that are not dense are left out.
+    From 4096 elements of all of them, and of each no less than 64, spread evenly; a sum over all
+    elements costs as much as clipping does. Gradients that are not dense are left out.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._parameters = [each for each in dict.fromkeys(parameters) if each.ndim > 1]
-        self._strides = [statistics.spread_stride(each.numel(), _MOST) for each in self._parameters]
+        most = max(_LEAST, _ALL // max(1, len(self._parameters)))
+        self._strides = [statistics.spread_stride(each.numel(), most) for each in self._parameters]
         self._shards = [shards(each) if is_distributed(each) else 0 for each in self._parameters]
         self._weights: tuple[tuple[int, ...], Tensor] | None = None
 

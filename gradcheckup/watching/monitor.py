@@ -33,6 +33,7 @@ from gradcheckup.watching.warning import warn
 _T = TypeVar("_T")
 
 _FULL_EVERY = 32
+_FULL_STEPS = 128
 _PATIENCE = 3
 
 
@@ -68,6 +69,7 @@ class Monitor:
         self._sampler = Sampler(
             model,
             optimizers,
+            every=run.every,
             slope=run.thresholds.saturation_slope,
             scaler=grad_scaler,
             failed=self._fails,
@@ -212,7 +214,7 @@ class Monitor:
         """Has the step that comes looked at, if it is one of those to sample."""
         due = self.steps % self._run.every == 0 or 0 < self._sampler.missed < _PATIENCE
         if due and not self.closed and not self._sampler.waiting:
-            self._sampler.open(full=self._run.strays or _is_full(self._sampled))
+            self._sampler.open(full=self._run.strays or _is_full(self._sampled, self._run.every))
 
     def _elsewhere(self) -> None:
         """Another model was trained: what went through this one was for its sake."""
@@ -333,9 +335,12 @@ def _write_finding(finding: Finding, log: RunLog) -> None:
     log.finding(finding)
 
 
-def _is_full(sampled: int) -> bool:
-    """Whether the sampled step of this number is measured in full: 0, 1, 3, 7, 15, 31, 63, 95."""
-    number = sampled + 1
-    if number > _FULL_EVERY:
-        return number % _FULL_EVERY == 0
+def _is_full(sampled: int, every: int) -> bool:
+    """Whether the sampled step of this number is measured in full: 0, 1, 3, 7, 15, 31, 63, 95.
+
+    Where more than one of four steps is sampled they grow further apart, up to 128 steps.
+    """
+    number, apart = sampled + 1, max(_FULL_EVERY, _FULL_STEPS // every)
+    if number > apart:
+        return number % apart == 0
     return number & (number - 1) == 0

@@ -19,7 +19,7 @@ from gradcheckup.history import Sample
 from gradcheckup.probe.profile import assemble
 from gradcheckup.probe.subject import named_modules
 from gradcheckup.records import Role, Step, over_calls
-from gradcheckup.runs.trace import WINDOW
+from gradcheckup.runs.trace import WINDOW, turns
 from gradcheckup.watching.clock import innermost
 from gradcheckup.watching.gradients import GradientSample
 from gradcheckup.watching.ledger import Ledger
@@ -46,6 +46,7 @@ class Sampler:
         model: nn.Module,
         optimizers: Sequence[Optimizer],
         *,
+        every: int,
         slope: float,
         scaler: Any,
         failed: Callable[[Exception], None],
@@ -56,18 +57,21 @@ class Sampler:
         Args:
             model: The root module.
             optimizers: Those that train it; empty for a loop without one.
+            every: Of how many optimizer steps one is looked at.
             slope: `Thresholds.saturation_slope`.
             scaler: The gradient scaler, if it is known.
             failed: Told of an error of ours inside a forward or backward pass, which goes on.
             processes: Those that train the model together; None for one.
         """
         self._model, self._optimizers = model, [innermost(each) for each in optimizers]
-        self._slope, self._failed, self._processes = slope, failed, processes
+        self._every, self._slope = every, slope
+        self._failed, self._processes = failed, processes
         self._ledger = Ledger(model, optimizers)
         self._scale = Scale(scaler)
         self.names = named_modules(model)
         self.capture = self._capture()
         self._glance = Glance({})
+        self._ends: tuple[str, ...] = ()
         self._gradients = GradientSample(_dense_parameters(model))
         self._size: Tensor | None = None
         self._gradient_norm: float | None = None
@@ -77,7 +81,7 @@ class Sampler:
         self.late: tuple[str, ...] = ()
         self._culprits: tuple[tuple[int, str], ...] = ()
         self._full = True
-        self._looks = 0
+        self._looks = self._glances = 0
         self._last: Step | None = None
         self._rooted = False
         self.missed = self.skipped = 0
@@ -124,6 +128,9 @@ class Sampler:
             if self._looks % (WINDOW // 2) == 0:  # as in the judged half of a probe
                 self.capture.forget_units()
             self._looks += 1
+        else:
+            self._glance.turn = self._glances
+            self._glances += 1
         self._look = Look(
             self._callable(),
             self.capture if self._full else self._glance,
@@ -230,10 +237,18 @@ class Sampler:
             return None
         self._rooted = look.rooted
         self._last = assemble(index, mean, measured, parameters(readings), None)
-        self._glance = Glance(self._weights(self._last))
-        self._glance.failed = self._failed
+        self._glance = self._glance_at(self._last)
         self.late = _late(self._last) if look.further else ()
         return self._last
+
+    def _glance_at(self, last: Step) -> Glance:
+        """What reads again the gradients of the weight layers of a full look."""
+        first, reference = last.first, last.reference
+        self._ends = (first.name, reference[0]) if first and reference else ()
+        layers = self._weights(last)
+        glance = Glance(layers, self._ends, turns=turns(self._every, len(layers)))
+        glance.failed = self._failed
+        return glance
 
     def _came_to_nothing(self, loss: float, norms: Iterable[float | None]) -> bool:
         """Whether all that was seen is NaN or Inf, and the optimizer followed something else.
@@ -266,7 +281,7 @@ class Sampler:
         return root + others if self._full and not self._rooted else root
 
     def _scale_now(self) -> Tensor | None:
-        return self._scale.now(next(self._model.parameters()).device)
+        return self._scale.now(self._model)
 
     def _refresh(self) -> None:
         """Takes note of modules that were exchanged or added, and of what trains."""
@@ -300,11 +315,10 @@ class Sampler:
         return self._sample(step.index, step.loss, norms)
 
     def _sample(self, index: int, loss: float, norms: Sequence[float | None]) -> Sample:
-        last = self._last
         known = dict(zip(self._glance.names, norms, strict=True))
         ratio = None
-        if last is not None and last.first is not None and last.reference is not None:
-            first, reference = known.get(last.first.name), known.get(last.reference[0])
+        if self._ends:
+            first, reference = map(known.get, self._ends)
             ratio = first / reference if first is not None and reference else None
         return Sample(
             index=index,

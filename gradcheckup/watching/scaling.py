@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
@@ -37,15 +37,16 @@ class Scale:
                 self._scaler = caller
             frame = frame.f_back
 
-    def now(self, device: torch.device) -> Tensor | None:
+    def now(self, model: nn.Module) -> Tensor | None:
         """What a loss is multiplied with at the moment, as a 0-d tensor; None for nothing.
 
         Args:
-            device: Of the model.
+            model: On whose device the loss is.
         """
         if self._scaler is None:
             return None
-        scaled: Tensor = self._scaler.scale(torch.ones((), device=device))
+        one = torch.ones((), device=next(model.parameters()).device)
+        scaled: Tensor = self._scaler.scale(one)
         return scaled
 
 

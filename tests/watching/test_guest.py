@@ -431,11 +431,10 @@ def test_no_value_is_read_before_the_transfer(full: bool) -> None:
     model.to("meta")
     for each in model.parameters():
         each.grad = None
-    tool = sampler.Sampler(model, [optimizer], slope=0.1, scaler=None, failed=_let_out)
+    tool = sampler.Sampler(model, [optimizer], every=1, slope=0.1, scaler=None, failed=_let_out)
     if not full:
         tool._last = monitor.report().steps[-1]
-        tool._glance = Glance(tool._weights(tool._last))
-        tool._glance.failed = _let_out
+        tool._glance = tool._glance_at(tool._last)
     tool.open(full=full)
     model(torch.randn(5, 6, device="meta")).square().mean().backward()
     assert tool.seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 import gradcheckup
 
 
-def _net() -> nn.Sequential:
-    layers = [each for _ in range(3) for each in (nn.Linear(6, 6), nn.Tanh())]
+def _net(depth: int = 3) -> nn.Sequential:
+    layers = [each for _ in range(depth) for each in (nn.Linear(6, 6), nn.Tanh())]
     return nn.Sequential(*layers, nn.Linear(6, 2))
 
 
@@ -62,6 +63,54 @@ def test_glances_and_full_looks_read_the_gradient_of_each_layer() -> None:
         assert step.loss == pytest.approx(loss, rel=1e-5)
         read = {layer.name: layer.gradient_norm for layer in step.layers}
         assert read == pytest.approx(norms, rel=1e-5)
+
+
+@pytest.mark.parametrize(("every", "depth", "apart"), [(1, 12, 4), (2, 12, 2), (1, 7, 1)])
+def test_layers_of_a_deep_net_take_turns_where_steps_are_close(
+    every: int, depth: int, apart: int
+) -> None:
+    """Each is read in a quarter of all steps, the ends of the end-to-end ratio always.
+
+    The twin computes in float64, so that what float32 loses on the way down counts as well.
+    """
+    model = _net(depth)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = gradcheckup.watch(model, optimizer, every=every)
+    expected = []
+    for _ in range(64 * every):
+        data = torch.randn(5, 6)
+        expected.append(_by_hand(model, data)[1])
+        _step(model, optimizer, data)
+    history = monitor.report().recording.history
+    assert history is not None
+    full = {number for number in range(64) if number + 1 in (1, 2, 4, 8, 16, 32, 64)}
+    read: dict[str, list[int]] = {name: [] for name in history.layers}
+    assert len(read) == depth + 1
+    for number, sample in enumerate(history.samples):
+        by_hand = expected[sample.index]
+        for name, norm in zip(history.layers, sample.norms, strict=True):
+            if norm is not None:
+                assert norm == pytest.approx(by_hand[name], rel=1e-3)
+                read[name].append(number)
+        last_hidden = history.layers[-2]
+        ratio = by_hand["0"] / by_hand[last_hidden]
+        assert sample.end_to_end_ratio == pytest.approx(ratio, rel=1e-3)
+    glances = 64 - len(full)
+    for name, when in read.items():
+        assert full <= set(when)
+        share = 1 if name in {"0", last_hidden} else apart
+        assert len(when) - len(full) == pytest.approx(glances / share, abs=3)
+        assert max(after - before for before, after in pairwise(when)) < 2 * share
+
+
+def test_full_looks_are_128_steps_apart_where_every_step_is_sampled() -> None:
+    model = _net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    monitor = gradcheckup.watch(model, optimizer, every=1)
+    for _ in range(400):
+        _step(model, optimizer, torch.randn(5, 6))
+    indexes = [step.index for step in monitor.report().recording.steps]
+    assert indexes == [3, 7, 15, 31, 63, 127, 255, 383]
 
 
 def test_a_full_look_is_the_step_that_diagnose_measures() -> None:

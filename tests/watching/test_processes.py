@@ -282,8 +282,8 @@ def test_the_cost_on_paper_is_that_of_the_code(monkeypatch: pytest.MonkeyPatch) 
         model = nn.Sequential(nn.Embedding(5, 8), *body, nn.LayerNorm(8, bias=False), head)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         tokens = torch.arange(12).reshape(3, 4) % 5
-        with watch(model, optimizer, every=1):
-            for _ in range(3):  # a full look, a full look, a glance
+        with watch(model, optimizer, every=4):
+            for _ in range(9):  # a full look, a full look, a glance
                 optimizer.zero_grad()
                 F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
                 optimizer.step()
