@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from gradcheckup import statistics
 from gradcheckup.watching.sharding import is_distributed, own_part, shards
 
-_ALL = 4096
+_ALL = 2048
 _LEAST = 64
 
 
 class GradientSample:
     """Estimates the norm of the gradient of some weight matrices together.
 
-    From 4096 elements of all of them, and of each no less than 64, spread evenly; a sum over all
+    From 2048 elements of all of them, and of each no less than 64, spread evenly; a sum over all
     elements costs as much as clipping does. Gradients that are not dense are left out.
     """
 
@@ -27,7 +27,7 @@ class GradientSample:
         most = max(_LEAST, _ALL // max(1, len(self._parameters)))
         self._strides = [statistics.spread_stride(each.numel(), most) for each in self._parameters]
         self._shards = [shards(each) if is_distributed(each) else 0 for each in self._parameters]
-        self._weights: tuple[tuple[int, ...], Tensor] | None = None
+        self._weights: tuple[list[tuple[int, int]], Tensor] | None = None
 
     def norm(self) -> Tensor | None:
         """A 0-d tensor; None where there is no gradient."""
@@ -39,13 +39,14 @@ class GradientSample:
                 continue
             if held_in:
                 gradient = own_part(gradient)
-            taken = -(-gradient.numel() // stride)
+            size = gradient.numel()
             if gradient.is_contiguous() and not gradient.is_complex():
-                part = gradient.as_strided((taken,), (stride,))
+                taken = -(-size // stride)
+                parts.append(gradient.as_strided((taken,), (stride,)))
             else:
-                part = statistics.flat_values(gradient).reshape(-1)[::stride]
-            parts.append(part)
-            sizes.append((part.numel(), gradient.numel() * max(held_in, 1)))
+                parts.append(statistics.flat_values(gradient).reshape(-1)[::stride])
+                taken = parts[-1].numel()
+            sizes.append((taken, size * held_in if held_in else size))
         if not parts:
             return None
         values = torch.cat(parts) if len(parts) > 1 else parts[0]
@@ -53,11 +54,10 @@ class GradientSample:
 
     def _scales(self, sizes: list[tuple[int, int]], like: Tensor) -> Tensor:
         """What each element stands for: sqrt(size / sampled) of its gradient."""
-        key = tuple(number for pair in sizes for number in pair)
-        if self._weights is None or self._weights[0] != key:
+        if self._weights is None or self._weights[0] != sizes:
             parts = [
                 torch.full((taken,), math.sqrt(size / max(1, taken)), device=like.device)
                 for taken, size in sizes
             ]
-            self._weights = key, torch.cat(parts)
+            self._weights = sizes, torch.cat(parts)
         return self._weights[1]
