@@ -18,6 +18,7 @@ _BY_CAUSE: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("GC402", "large-weights"): ("weight_scale", "normalization"),
     ("GC402", "overflow"): ("gradient_clipping", "normalization", "weight_scale"),
     ("GC203", "learning-rate"): ("optimizer", "normalization", "gradient_clipping"),
+    ("GC203", "lost-input"): (),
     ("GC203", "small-weights"): ("weight_scale", "normalization", "skip_connection"),
 }
 
@@ -38,5 +39,6 @@ _BY_CODE: Mapping[str, tuple[str, ...]] = {
 
 def prescribe(finding: Finding) -> Finding:
     """The finding with its prescriptions; none where the user's code has to change instead."""
-    by_cause = _BY_CAUSE.get((finding.code, finding.cause))
-    return replace(finding, prescriptions=by_cause or _BY_CODE.get(finding.code, ()))
+    by_code = _BY_CODE.get(finding.code, ())
+    by_cause = _BY_CAUSE.get((finding.code, finding.cause), by_code)
+    return replace(finding, prescriptions=by_cause)

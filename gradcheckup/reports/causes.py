@@ -32,6 +32,7 @@ _WORDS = {
     "normalisation-growth": "every normalisation without a skip around it enlarges the gradient",
     "bias-before-normalisation": "the normalisation behind it takes the bias out again",
     "shift-invariance": "what follows does not change with a constant (an attention key bias)",
+    "lost-input": "what is computed here is the same for every sample, as a mean over the batch is",
     "depth": "many layers, each of which loses a little",
 }
 _LARGEST_SLOPE = {"sigmoid": "at most 0.25"}

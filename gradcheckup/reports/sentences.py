@@ -184,9 +184,14 @@ def _dead(evidence: Evidence) -> list[str]:
     ]
 
 
+_SAME = "Outputs are the same for every input, and updates move them all alike."
+
+
 def _collapsed(evidence: Evidence) -> list[str]:
     left = f"Only {number(evidence.finding.observed)} of the differences between samples"
     place = evidence.reference or evidence.worst
+    if evidence.finding.cause == "lost-input":
+        return [f"{left} is left at {evidence.worst}{evidence.limit}{evidence.when}.", _SAME]
     first = evidence.figure("signal_first") if evidence.finding.cause == "learning-rate" else None
     gone = f" At step 0 it was {number(first)}: the first updates wiped it out." if first else ""
     held = f"{left} is left at {place}{evidence.limit}{evidence.when}.{gone}"

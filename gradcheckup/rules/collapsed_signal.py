@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradcheckup.records import Finding, Recording, Role, Severity
+from gradcheckup.records import Finding, LayerRecord, Recording, Role, Severity, Step
 from gradcheckup.rules import query
 from gradcheckup.rules.rule import Rule
 from gradcheckup.thresholds import Thresholds
+
+# Rounding leaves 1e-7 in float32; an update is larger than what rounding makes of it.
+_ROUNDING = 1e-5
+_MOVED = 100.0
 
 
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
@@ -26,6 +30,9 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         progress = query.progress(recording)
         if progress is not None and progress < thresholds.signal_progress:
             limit, steps, cause = kept, below(kept), "learning-rate"
+    if not steps and query.persistent(recording, _is_blank):
+        yield _blank(recording)
+        return
     if not steps:
         severity, limit, cause = Severity.WARNING, low, "small-weights"
         steps = below(low)
@@ -52,6 +59,38 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     )
 
 
+def _is_blank(step: Step) -> bool:
+    """Whether the outputs are the same for all samples, and an update moves them all alike."""
+    response = step.response
+    if response is None or not response.gradient_distinct:
+        return False
+    ends = [layer for layer in step.layers if layer.output and layer.signal_ratio is not None]
+    together = response.change_common > _MOVED * response.resolution
+    apart = response.change_distinct > response.resolution
+    return bool(ends) and all(map(_is_flat, ends)) and together and not apart
+
+
+def _is_flat(layer: LayerRecord) -> bool:
+    return layer.signal_ratio is not None and layer.signal_ratio < _ROUNDING
+
+
+def _blank(recording: Recording) -> Finding:
+    """What is lost between the signal reference and the outputs."""
+    step = recording.settled[-1]
+    flat = [layer for layer in step.layers if _is_flat(layer) and layer.bottleneck is not False]
+    return Finding(
+        code=RULE.code,
+        rule=RULE.name,
+        severity=Severity.CRITICAL,
+        layers=query.names(flat),
+        culprit=flat[0].name,
+        observed=flat[0].signal_ratio,
+        limit=_ROUNDING,
+        steps=query.persistent(recording, _is_blank),
+        cause="lost-input",
+    )
+
+
 def _evidence(
     recording: Recording, thresholds: Thresholds
 ) -> Iterator[tuple[str, float | int | str]]:
@@ -75,7 +114,8 @@ RULE = Rule(
         "the first layer's at every step of the second half of the probe, and does not climb; or "
         "where the first updates wiped it out: below signal_kept times what it was at step 0, "
         "while a step wins less than signal_progress of the loss by telling samples apart (see "
-        "GC101)."
+        "GC101); or where the outputs differ by rounding alone (1e-5 of the first layer's signal), "
+        "and updates move them together and not apart."
     ),
     default=(
         "A warning below signal_ratio_low = 0.02; critical below the limits of GC101, of which it "

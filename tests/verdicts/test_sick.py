@@ -374,6 +374,30 @@ def linear_784_30_10(digits: Digits) -> dict[str, Any]:  # AUTOTRAINER: explodin
     return case(net, data, nn.MSELoss(), optimizer=optimizer)
 
 
+# -- the same output for every sample -----------------------------------------------------------
+
+
+class OverBatch(nn.Module):
+    """A mean over the wrong dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=0, keepdim=True).expand_as(x)
+
+
+def _mean_over_the_batch(place: int) -> nn.Sequential:
+    layers = list(mlp(64, 64, 64, 10, init=_he))
+    return nn.Sequential(*layers[:place], OverBatch(), *layers[place:])
+
+
+for _place, _kind in itertools.product((2, 4), (ADAM, SGD)):
+    SICK[f"mean_over_the_batch_{_place}_{_kind.func.__name__}"] = (
+        "GC203",
+        lambda digits, place=_place, kind=_kind: case(  # type: ignore[misc]
+            _mean_over_the_batch(place), digits(), optimizer=kind
+        ),
+    )
+
+
 # -- NaN ----------------------------------------------------------------------------------------
 
 
