@@ -25,7 +25,7 @@ from gradcheckup.runs.run import Run
 from gradcheckup.runs.scalars import scalars
 from gradcheckup.tracebacks import one_line
 from gradcheckup.watching.audience import Audience
-from gradcheckup.watching.clock import Clock
+from gradcheckup.watching.clock import Clock, innermost
 from gradcheckup.watching.processes import Processes, known
 from gradcheckup.watching.sampler import Sampler
 from gradcheckup.watching.warning import warn
@@ -278,7 +278,7 @@ class Monitor:
         capture, steps = self._sampler.capture, (*self._run.trace.steps, taken)
         return Recording(
             model=class_name(self._model),
-            optimizer=" and ".join(map(described, self._optimizers)),
+            optimizer=" and ".join(described(innermost(each)) for each in self._optimizers),
             objective="loop",
             steps=(),
             never_called=never_called(self._sampler.names, capture.called, steps),
