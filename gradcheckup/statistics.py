@@ -34,20 +34,22 @@ def flat_values(tensor: Tensor) -> Tensor:
 def norm(tensor: Tensor) -> Tensor:
     """L2 norm over all elements, right from 1e-150 to 1e150; NaN and Inf come through.
 
-    On the CPU, where looking at a value waits for nothing, float32 is tried first: eight times as
-    fast, and right to 1e-8 unless the squares left its range. Rows are summed on their own, since
-    one float32 sum over 2e7 elements is off by 1e-3.
+    Of many elements on the CPU, where looking at a value waits for nothing, float32 is tried first:
+    eight times as fast, and right to 1e-8 unless the squares left its range. Rows are summed on
+    their own, since one float32 sum over 2e7 elements is off by 1e-3.
     """
     values = flat_values(tensor)
     if values.device.type == "mps":  # has no float64: scale to the largest element instead
         largest = peak(values).clamp_min(torch.finfo(torch.float32).tiny)
         return _norm(values.float() / largest) * largest
-    if values.device.type == "cpu" and values.dtype is torch.float32:
+    many = values.numel() > _ROW
+    if many and values.device.type == "cpu" and values.dtype is torch.float32:
         flat = values.reshape(-1)
         whole = flat.numel() // _ROW * _ROW
-        rows = _norm(flat[:whole].view(-1, _ROW), dim=1)
-        rest = _norm(flat[whole:]).reshape(1)
-        quick = _norm(torch.cat([rows, rest]), dtype=torch.float64)
+        parts = _norm(flat[:whole].view(-1, _ROW), dim=1)
+        if whole < flat.numel():
+            parts = torch.cat([parts, _norm(flat[whole:]).reshape(1)])
+        quick = _norm(parts, dtype=torch.float64)
         if _SAFE[0] < float(quick) < _SAFE[1]:
             return quick
     return _norm(values, dtype=torch.float64)
@@ -153,8 +155,12 @@ def unit_peaks(tensor: Tensor, dim: int) -> Tensor:
     return values.amax(dim=others) if others else values
 
 
-def row_spread(weight: Tensor) -> Tensor | None:
+def row_spread(weight: Tensor, size: Tensor | None = None) -> Tensor | None:
     """||W - mean of its rows|| / ||W||, 0 when every row is the same and when all is zero.
+
+    Args:
+        weight: A parameter of any shape.
+        size: Its norm, where it is known.
 
     Returns:
         A 0-d tensor; None for vectors, single rows and rows of one element.
@@ -163,7 +169,7 @@ def row_spread(weight: Tensor) -> Tensor | None:
     if values.ndim < 2 or values.shape[0] < 2 or values[0].numel() < 2:
         return None
     spread = norm(values - values.mean(dim=0))
-    total = norm(values)
+    total = norm(values) if size is None else size
     return spread / torch.where(total > 0, total, 1.0)
 
 

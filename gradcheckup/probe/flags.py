@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -35,9 +36,10 @@ def misspelt_flags(model: nn.Module) -> tuple[str, ...]:
     return tuple(found)
 
 
+@functools.lru_cache(maxsize=1024)  # modules of a kind have the same attributes
 def _like_requires_grad(attribute: str) -> bool:
     plain = attribute.lower().replace("_", "")
-    return difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() > 0.85
+    return difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() > _ALIKE
 
 
 def unregistered(model: nn.Module, leaves: Collection[int]) -> tuple[ParameterRecord, ...]:

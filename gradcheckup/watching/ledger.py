@@ -75,9 +75,10 @@ class _Page:
         self.parameter = parameter
         self.layer, self.name = layer, name
         part, self.shards = own_part(parameter), shards(parameter)
-        self.weight = self._whole(statistics.norm(part))
+        size = statistics.norm(part)
+        self.weight = self._whole(size)
         # The rows of a shard are not all rows, whose mean it takes.
-        self.spread = statistics.row_spread(part) if self.shards == 1 else None
+        self.spread = statistics.row_spread(part, size) if self.shards == 1 else None
         self.before = _sample(part).clone() if parameter.requires_grad else None
         self.gradient: Tensor | None = None
         self.seen: Tensor | None = None
