@@ -19,15 +19,17 @@ from torch.utils.hooks import RemovableHandle
 
 from gradcheckup import statistics
 from gradcheckup.activations import Activation, of_module
-from gradcheckup.capture import attention, layers, through_time
+from gradcheckup.capture import attention, layers
 from gradcheckup.capture.backward import in_backward
 from gradcheckup.capture.functions import Call, FunctionMode, watching
 from gradcheckup.capture.hook import Hook
 from gradcheckup.capture.passes import Passes
 from gradcheckup.capture.readings import Event, Measured, Readings, Tray, floating_tensors
+from gradcheckup.capture.recurrences import Arguments, Recurrences
 from gradcheckup.capture.response import Output
 from gradcheckup.capture.structure import leaves
 from gradcheckup.capture.transforms import transformed
+from gradcheckup.capture.units import Units
 from gradcheckup.capture.weighing import Weighing
 from gradcheckup.records import Role
 
@@ -42,6 +44,7 @@ class Capture:
         stretch: How often gradients were switched off or on in this step.
         differentiating: True inside `differentiate`; gradients at other times (a gradient
             penalty's inner one) are not dL/dy.
+        units: Which of them fired so far.
         foreign: The `id` of all leaves of the losses that belong to neither model nor optimizer.
         keeps_outputs: Whether to hold on to the values of output layers until the next step.
         failed: Told of an error of ours, which then goes no further; None to raise it.
@@ -73,9 +76,8 @@ class Capture:
         self.keeps_outputs = False
         self.failed: Callable[[Exception], None] | None = None
         self._passes = Passes()
-        self._passages: dict[int, through_time.Passage] = {}
-        self._answered: dict[str, Event] = {}
-        self._peaks: dict[tuple[str, int], Tensor] = {}
+        self._recurrences = Recurrences()
+        self.units = Units()
         self._handles: list[RemovableHandle] = []
         self._paused = False
         self._weighing = Weighing()
@@ -109,8 +111,7 @@ class Capture:
         self.stretch = 0
         self._passes.begin()
         self._entropies.clear()
-        self._passages.clear()
-        self._answered.clear()
+        self._recurrences.begin()
         self._paused = False
 
     def again(self, *, keep: bool) -> None:
@@ -225,20 +226,19 @@ class Capture:
 
     def _alias(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    ) -> Arguments | None:
         """Gives a recurrent layer an alias of its input, whose gradient is read along the time.
 
         So it is also when a checkpoint runs the layer again, which has to save the same tensors.
         """
         if transformed() or self._paused:
             return None
-        entered = through_time.enter(module, args[0] if args else kwargs.get("input"))
+        entered = self._recurrences.enter(module, args, kwargs)
         if entered is None:
             return None
-        given, alias, passage = entered
-        self._watch(alias, passage.read)
-        self._passages[id(module)] = passage
-        return ((given, *args[1:]), kwargs) if args else (args, {**kwargs, "input": given})
+        arguments, alias, read = entered
+        self._watch(alias, read)
+        return arguments
 
     def _leave(
         self,
@@ -252,7 +252,7 @@ class Capture:
             return
         while self.running and self.running.pop()[0] != name:
             pass  # an exception that the model caught left its modules behind
-        passage = self._passages.pop(id(module), None)
+        passage = self._recurrences.passage(module)
         if name in self._owners:
             values = list(floating_tensors(output))
             if not in_backward():
@@ -295,7 +295,8 @@ class Capture:
         if event and fresh:
             event.saturation = saturation
             if peaks is not None and known.dead_below:
-                event.dead = self._dead(event, peaks, known.dead_below(arguments))
+                key = event.name, event.call
+                event.dead = self.units.dead(key, peaks, known.dead_below(arguments))
         if event and known.kind == "softmax":
             dim = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim")
             self._weighing.softmax(event, given, result, dim)
@@ -377,17 +378,8 @@ class Capture:
                     event.nodes.append(value.grad_fn)
 
     def _compare(self, event: Event, module: nn.Module | None, output: Any) -> None:
-        """Has what a recurrent layer hands on compared with the gradient it gets for it."""
-        if torch.is_grad_enabled() and not self._paused:
-            for value, outlet in through_time.outlets(module, event.call, output):
-                self._watch(value, partial(self._answer, event, outlet))
-
-    def _answer(self, event: Event, outlet: through_time.Outlet, gradient: Tensor) -> None:
-        """Reads a gradient of the last call alone, which is the first to receive one."""
-        if self._answered.setdefault(event.name, event) is event:
-            result = outlet.compare(gradient)
-            if result is not None:
-                event.dependences.append(result)
+        for value, read in self._recurrences.leave(event, module, output):
+            self._watch(value, read)
 
     def _watch(self, value: Tensor, read: Callable[[Tensor], None]) -> None:
         hook = Hook(partial(self._arrives, read), self.failed)
@@ -402,19 +394,6 @@ class Capture:
         """Channels come first after a convolution, last after a linear layer."""
         nearest = self._passes.nearest()
         return 1 if nearest and nearest.channels_first and given.ndim > 1 else -1
-
-    def forget_units(self) -> None:
-        """Begins a new window for dead units: what fired before does not count any more."""
-        self._peaks.clear()
-
-    def _dead(self, event: Event, peaks: Tensor, bound: float) -> Tensor:
-        """Share of units that never rose above the bound in the window: exact, no sample."""
-        key = event.name, event.call
-        before = self._peaks.get(key)
-        if before is not None and before.shape == peaks.shape:
-            peaks = torch.maximum(peaks, before)
-        self._peaks[key] = peaks
-        return (peaks <= bound).float().mean()
 
 
 def _identity(tensor: Tensor) -> int:

@@ -73,7 +73,7 @@ def probe(
         while True:
             index = len(measured)
             if index == planned // 2:
-                bench.capture.forget_units()
+                bench.capture.units.forget()
                 bench.capture.keeps_outputs = objective.compute_loss is None
             batch = batches[index % len(batches)]
             measured.append(bench.step(index, batch, settled=index >= planned // 2))

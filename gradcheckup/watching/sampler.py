@@ -126,7 +126,7 @@ class Sampler:
         if self._full:
             self._refresh()
             if self._looks % (WINDOW // 2) == 0:  # as in the judged half of a probe
-                self.capture.forget_units()
+                self.capture.units.forget()
             self._looks += 1
         else:
             self._glance.turn = self._glances
