@@ -13,8 +13,8 @@ class Sample:
         index: Number of optimizer steps before this one.
         loss: The loss before the update; that of the first backward pass of the step.
         norms: ||dL/dy|| of each layer of `History.layers`; None where no gradient arrived. Where
-            more than one of four steps is sampled and there are more than eight layers, those
-            between the two of the end-to-end ratio take turns, and are None out of turn.
+            every or every second step is sampled and there are more than eight layers, all but the
+            two of the end-to-end ratio take turns, and are None out of turn.
         gradient_norm: Norm of the gradient of the weight matrices as the optimizer got it, behind
             any clipping; estimated from a sample of their elements.
         end_to_end_ratio: Norm of the first layer over that of the reference layer; None where one

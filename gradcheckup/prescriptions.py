@@ -19,7 +19,6 @@ _BY_CAUSE: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("GC402", "overflow"): ("gradient_clipping", "normalization", "weight_scale"),
     ("GC203", "learning-rate"): ("optimizer", "normalization", "gradient_clipping"),
     ("GC203", "lost-input"): (),
-    ("GC203", "small-weights"): ("weight_scale", "normalization", "skip_connection"),
 }
 
 _BY_CODE: Mapping[str, tuple[str, ...]] = {

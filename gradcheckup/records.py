@@ -332,8 +332,8 @@ class Recording:
     Attributes:
         model: Class name of the model.
         optimizer: How the optimizer is configured: ``SGD(lr=0.01, momentum=0.9)``.
-        objective: Where the loss came from: ``criterion``, ``compute_loss`` or ``model`` (its own,
-            or inferred from its output).
+        objective: Where the loss came from: ``criterion``, ``compute_loss``, ``model`` (its own,
+            or inferred from its output) or ``loop`` (a training loop that is watched).
         steps: One or more, in order; the last may have ended in NaN.
         batches: How many different batches they were made with.
         never_called: Modules that own parameters and did not run.

@@ -58,7 +58,7 @@ class Thresholds:
         signal_progress: Share of the loss that a step has to win by telling samples apart, for that
             to be said: MLPs whose signal was wiped out won less than 1e-4 and failed.
         saturation_slope: A pre-activation is saturated where the derivative is below this
-            fraction of its maximum: |z| > 3.7 for sigmoid, 1.8 for tanh.
+            fraction of its maximum: |z| > 3.6 for sigmoid, 1.8 for tanh.
         saturation_warning: Share of saturated units that is worth a warning; a sigmoid net with
             N(0, 1) weights has 61% and still learns.
         saturation_critical: Share that stops learning; the same net with N(0, 10^2) has 96%.

@@ -80,7 +80,7 @@ def measured(reports: Sequence[Report]) -> Baseline:
     )
 
 
-def non_finite(report: Report) -> str | None:
+def where_it_broke(report: Report) -> str | None:
     """Where the first NaN or Inf of the forward pass arose; None where there was none.
 
     Gradients that overflow in a step or two are what a gradient scaler is for.
@@ -94,7 +94,7 @@ def non_finite(report: Report) -> str | None:
     return None
 
 
-def not_finite(baseline: Baseline) -> str | None:
+def unfit_number(baseline: Baseline) -> str | None:
     """Which number of a baseline is none; None where all are."""
     for line in baseline.layers:
         for name, value in (("gradient", line.gradient), ("signal", line.signal)):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_gradcheckup import claims, differences
-from pytest_gradcheckup.baseline import Baseline, measured, non_finite, not_finite
+from pytest_gradcheckup.baseline import Baseline, measured, unfit_number, where_it_broke
 from pytest_gradcheckup.comparing import compared
 from pytest_gradcheckup.failures import fail
 from pytest_gradcheckup.journal import Check
@@ -27,7 +27,7 @@ def first_look(probe: Probing, path: Path, shelf: Shelf, check: Check, *, tolera
         ReportError: It cannot be written.
     """
     verdict, now, ended = _measured(probe)
-    unfit = ended or not_finite(now)
+    unfit = ended or unfit_number(now)
     verdict = verdict.turned(unfit is not None)
     if unfit is None:
         shelf.check_alone(path, now, tolerance)
@@ -64,7 +64,9 @@ def second_look(
 
 def _measured(probe: Probing) -> tuple[Verdict, Baseline, str | None]:
     """With all seeds: whether most of them end in NaN or Inf, the numbers, and where they end."""
-    cases = [replace(case, broken=non_finite(case.report) is not None) for case in probe.cases()]
+    cases = [
+        replace(case, broken=where_it_broke(case.report) is not None) for case in probe.cases()
+    ]
     verdict = majority(tuple(cases))
-    ended = non_finite(verdict.telling.report) if verdict.broken else None
+    ended = where_it_broke(verdict.telling.report) if verdict.broken else None
     return verdict, measured([case.report for case in cases]), ended

@@ -201,9 +201,9 @@ def _thresholds(value: Any, where: str) -> Mapping[str, float]:
 
 
 def _pair(text: str, where: str) -> tuple[str, float]:
-    name, equals, value = text.partition("=")
+    name, _, value = text.partition("=")
     try:
-        return name, float(value) if equals else float("x")
+        return name, float(value)
     except ValueError:
         raise pytest.UsageError(
             f"{where}: expected NAME=NUMBER, as dead_warning=0.3, got {text!r}"

@@ -11,7 +11,6 @@ from gradcheckup.capture.glance import Glance
 from gradcheckup.capture.hook import Hook
 from gradcheckup.capture.hooks import Capture
 from gradcheckup.capture.layers import class_name
-from gradcheckup.capture.readings import Measured
 from gradcheckup.capture.response import respond
 from gradcheckup.capture.transforms import can_be_eager, eager, transformed
 from gradcheckup.capture.wiring import Station, wiring
@@ -20,7 +19,6 @@ __all__ = [
     "Capture",
     "Glance",
     "Hook",
-    "Measured",
     "Station",
     "can_be_eager",
     "class_name",

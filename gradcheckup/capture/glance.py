@@ -60,7 +60,7 @@ class Glance:
 
     def attach(self) -> None:
         """Sets the hooks on the modules; `detach` takes all away again."""
-        # Of every second, or fourth, of the passes each part has its share as well.
+        # Shifted by one each round: of every second or fourth glance each part has its share, too.
         part = (self.turn + self.turn // self._turns) % self._turns
         for row, module in enumerate(self._modules):
             if self._always[row] or row % self._turns == part:

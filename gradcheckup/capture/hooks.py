@@ -2,7 +2,7 @@
 
 During a step, a forward hook on every module and a function mode for activations collect 0-d
 device tensors, and a tensor hook on every output adds the norm of its gradient. At the end of the
-step they cross to the host in one transfer. Hooks exist only inside `Capture.step`.
+step they cross to the host in one transfer. Hooks exist between `attach` and `detach` alone.
 """
 
 from __future__ import annotations

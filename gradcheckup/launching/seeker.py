@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradcheckup.capture import Hook, eager, transformed
+from gradcheckup.capture import Hook, class_name, eager, transformed
 from gradcheckup.errors import GradcheckupError
 from gradcheckup.probe.subject import parameters_of, unwrap
 from gradcheckup.report import Report
@@ -222,7 +222,7 @@ class Seeker:
         self._watched.append(
             _Watched(
                 run=monitor.run,
-                name=type(model).__name__,
+                name=class_name(model),
                 model=weakref.ref(model),
                 monitor=weakref.ref(monitor),
                 optimizers=weakref.WeakSet(optimizers),

@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcheckup.capture import Capture, eager, respond, telling, unexplained, without_effect
+from gradcheckup.capture import (
+    Capture,
+    class_name,
+    eager,
+    respond,
+    telling,
+    unexplained,
+    without_effect,
+)
 from gradcheckup.capture.readings import Measured
 from gradcheckup.errors import GradcheckupError, LossError, ModelError
 from gradcheckup.probe.batches import copied
@@ -121,7 +129,7 @@ class _Bench:
     def recording(self, steps: Sequence[Step], batches: Sequence[Any]) -> Recording:
         """What is known after some steps."""
         return Recording(
-            model=type(self.subject.model).__name__,
+            model=class_name(self.subject.model),
             optimizer=self.subject.described,
             objective=self.objective.source,
             steps=tuple(steps),

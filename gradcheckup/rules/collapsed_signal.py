@@ -30,8 +30,9 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         progress = query.progress(recording)
         if progress is not None and progress < thresholds.signal_progress:
             limit, steps, cause = kept, below(kept), "learning-rate"
-    if not steps and query.persistent(recording, _is_blank):
-        yield _blank(recording)
+    blank = () if steps else query.persistent(recording, _is_blank)
+    if blank:
+        yield _blank(recording, blank)
         return
     if not steps:
         severity, limit, cause = Severity.WARNING, low, "small-weights"
@@ -74,10 +75,12 @@ def _is_flat(layer: LayerRecord) -> bool:
     return layer.signal_ratio is not None and layer.signal_ratio < _ROUNDING
 
 
-def _blank(recording: Recording) -> Finding:
+def _blank(recording: Recording, steps: tuple[int, ...]) -> Finding:
     """What is lost between the signal reference and the outputs."""
-    step = recording.settled[-1]
-    flat = [layer for layer in step.layers if _is_flat(layer) and layer.bottleneck is not False]
+    layers = recording.settled[-1].layers
+    # Where several outputs part, no layer behind stands on all paths.
+    flat = [layer for layer in layers if _is_flat(layer) and layer.bottleneck is not False]
+    flat = flat or [layer for layer in layers if _is_flat(layer) and layer.output]
     return Finding(
         code=RULE.code,
         rule=RULE.name,
@@ -86,7 +89,7 @@ def _blank(recording: Recording) -> Finding:
         culprit=flat[0].name,
         observed=flat[0].signal_ratio,
         limit=_ROUNDING,
-        steps=query.persistent(recording, _is_blank),
+        steps=steps,
         cause="lost-input",
     )
 

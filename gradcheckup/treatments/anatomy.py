@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from gradcheckup.capture import Station, wiring
+from gradcheckup.capture import Station, class_name, wiring
 from gradcheckup.probe.safekeeping import random_state
 from gradcheckup.probe.subject import named_modules
 from gradcheckup.records import Role
@@ -88,10 +88,6 @@ class Anatomy:
     def by_name(self) -> dict[str, WeightLayer]:
         """The weight layers by name."""
         return {layer.name: layer for layer in self.layers}
-
-    def followers(self, name: str) -> list[WeightLayer]:
-        """The weight layers that a layer feeds."""
-        return [layer for layer in self.layers if name in layer.sources]
 
     @property
     def hidden(self) -> list[WeightLayer]:
@@ -201,7 +197,7 @@ def examine(model: nn.Module, loss: Callable[[nn.Module], Tensor], seed: int = 0
         for tensor in _floating(twin.parameters()):
             tensor.requires_grad_(True)
         names = named_modules(twin)
-        return Anatomy(wiring(twin, names, lambda: loss(twin)), type(twin).__name__)
+        return Anatomy(wiring(twin, names, lambda: loss(twin)), class_name(twin))
 
 
 def _floating(tensors: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
@@ -57,9 +57,7 @@ def mixing(model: nn.Module, layer: WeightLayer) -> Mixing | None:
     return module
 
 
-def critical(
-    model: nn.Module, anatomy: Anatomy, run: Callable[[], Any], names: Iterable[str] | None = None
-) -> list[Drawn]:
+def critical(model: nn.Module, anatomy: Anatomy, run: Callable[[], Any]) -> list[Drawn]:
     """Draws critical weights for linear layers and convolutions, in execution order.
 
     A norm behind a layer undoes any scale: such layers stay as they are. The first layer is scaled
@@ -70,14 +68,12 @@ def critical(
         model: Changed in place.
         anatomy: Of the model.
         run: Runs the model on a batch.
-        names: Layers to draw; None for all that no norm follows.
     """
-    wanted = None if names is None else set(names)
     drawn: dict[str, Drawn] = {}
     tied: set[Tensor] = set()
     for layer in anatomy.layers:
         module = mixing(model, layer)
-        if module is None or layer.normalised or (wanted is not None and layer.name not in wanted):
+        if module is None or layer.normalised:
             continue
         kind = _activation_before(anatomy, layer)
         std = critical_gain(kind) / math.sqrt(fans(module)[0])
@@ -106,7 +102,7 @@ def critical(
 def _drivers(anatomy: Anatomy, layer: WeightLayer) -> list[str]:
     """The layers whose outputs join those of one that a state runs through, step by step.
 
-    None where more than this one layer makes a state of the one before: gates, as a rule.
+    None of them where more than this one layer makes a state of the one before: gates, as a rule.
     """
     others = [name for name in layer.sources if name != layer.name]
     found = [anatomy.by_name[name] for name in others if name in anatomy.by_name]

@@ -41,7 +41,7 @@ class Change:
     """One kind of change, as evidence for a report.
 
     Attributes:
-        what: What was done, in words that the names of layers follow: ``BatchNorm1d after``.
+        what: What was done, in words that the names of layers follow: ``BatchNorm1d behind``.
         layers: Names of the layers it was done to; empty where it is none of a layer.
     """
 

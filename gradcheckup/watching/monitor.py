@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from operator import methodcaller
 from typing import Any, TypeVar
 
 from torch import nn
@@ -143,7 +144,7 @@ class Monitor:
         """What the report does not know of."""
         if self._known == 1 and known() > 1:
             yield "the batches of this process are all: watch() came before init_process_group()"
-        late = self._sampler.late
+        late = self._sampler.left_to_later
         if late:
             others = f" and {len(late) - 1} more" if len(late) > 1 else ""
             yield (
@@ -270,7 +271,7 @@ class Monitor:
         self._note(lambda log: log.look(taken, facts, layers))
         self._note(lambda log: log.sample(sample))
         for finding in fresh:
-            self._note(partial(_write_finding, finding))
+            self._note(methodcaller("finding", finding))
         return fresh
 
     def _facts(self, taken: Step) -> Recording:
@@ -331,16 +332,12 @@ class Monitor:
             )
 
 
-def _write_finding(finding: Finding, log: RunLog) -> None:
-    log.finding(finding)
-
-
 def _is_full(sampled: int, every: int) -> bool:
     """Whether the sampled step of this number is measured in full: 0, 1, 3, 7, 15, 31, 63, 95.
 
-    Where more than one of four steps is sampled they grow further apart, up to 128 steps.
+    Where every, every second or every third step is sampled they grow 128 steps apart.
     """
     number, apart = sampled + 1, max(_FULL_EVERY, _FULL_STEPS // every)
-    if number > apart:
+    if number >= apart:
         return number % apart == 0
     return number & (number - 1) == 0

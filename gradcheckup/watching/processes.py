@@ -142,8 +142,8 @@ class Processes:
     ) -> Exchange:
         """Tells the others what this process read, and returns what all read together.
 
-        One sum of `size + len(poolings)` numbers; a second one where the layers are others than at
-        the last look of this kind, so that there was no room for them.
+        One sum of `size` numbers and as many as any look of this kind has needed so far; a second
+        one where there was no room for these.
 
         Args:
             told: What was seen.
@@ -156,8 +156,11 @@ class Processes:
         """
         terms = [rule.term(value) for rule, value in zip(poolings, readings, strict=True)]
         room = self._room.get(full, 0)
-        fits = bool(told.names) and len(terms) == room
-        words, totals = self._told(_word(told, poolings), terms if fits else [0.0] * room)
+        fits = bool(told.names) and len(terms) <= room
+        padding = [0.0] * (room - len(terms))
+        words, totals = self._told(
+            _word(told, poolings), [*terms, *padding] if fits else [0.0] * room
+        )
         seen = [each for each in words if each]
         if len(seen) < self.size or len({each >> _PLACE_BITS for each in seen}) > 1:
             return Exchange(len(seen))
@@ -165,7 +168,8 @@ class Processes:
             totals = self._sum(terms)
             self._room[full] = len(terms)
         pooled = [
-            rule.pooled(total, self.size) for rule, total in zip(poolings, totals, strict=True)
+            rule.pooled(total, self.size)
+            for rule, total in zip(poolings, totals[: len(terms)], strict=True)
         ]
         places = (each % (1 << _PLACE_BITS) - 1 for each in words)
         culprits = tuple(

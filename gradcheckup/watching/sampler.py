@@ -37,8 +37,8 @@ class Sampler:
         apart: How often the processes saw different things and could make nothing of them.
         missed: How many looks ended without a pass since one was taken.
         skipped: Of the look that was taken, the updates that the gradient scaler left out.
-        late: Of the last full look, the modules whose gradient came in a later backward pass of the
-            step than the first, and so was not read.
+        left_to_later: Of the last full look, the modules whose gradient came in a later backward
+            pass of the step than the first, and so was not read.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class Sampler:
         self._look: Look | None = None
         self._own: list[nn.Parameter] = []
         self.apart = 0
-        self.late: tuple[str, ...] = ()
+        self.left_to_later: tuple[str, ...] = ()
         self._culprits: tuple[tuple[int, str], ...] = ()
         self._full = True
         self._looks = self._glances = 0
         self._last: Step | None = None
         self._rooted = False
         self.missed = self.skipped = 0
-        self._due = self._late = False
+        self._due = self._scaler_came_late = False
         self._unit: Tensor | None = None
         self._infinite: Tensor | None = None
         self._stance = ExitStack()
@@ -138,7 +138,7 @@ class Sampler:
             scale=self._scale_now,
             failed=self._failed,
         )
-        self._due = self._late = False
+        self._due = self._scaler_came_late = False
         self._stance.enter_context(eager())
         self._look.open()
         if self._full and not self._optimizers:
@@ -169,7 +169,7 @@ class Sampler:
         self._unit, self._infinite = left_to(self._optimizers)
         if self._look.seen and self._look.scale is None:
             self._look.scale = self._scale_now()
-            self._late = self._look.scale is not None
+            self._scaler_came_late = self._look.scale is not None
         if self._full and self._optimizers:
             self._ledger.weights(self.names)
             if self._look.seen:  # else the optimizer evaluates a closure, and gradients come yet
@@ -194,8 +194,8 @@ class Sampler:
 
         Returns:
             A full look, or a glance. None where the gradient scaler left out the update that the
-            look was at; where several processes saw different things; and where none of them saw
-            a backward pass, and the hooks stay.
+            look was at, or the loop itself a batch of NaN; where several processes saw different
+            things; and where none of them saw a backward pass, and the hooks stay.
 
         Raises:
             LeftAloneError: Another process has left, or does not come.
@@ -222,7 +222,7 @@ class Sampler:
         self.skipped = look.discarded if scale is not None else 0
         left_out = readings.get(scale) != readings.get(scale_now) or readings.get(infinite)
         # A scaler that was unknown when the gradients came may have left them out.
-        if left_out or (self._late and not all(map(math.isfinite, readings))):
+        if left_out or (self._scaler_came_late and not all(map(math.isfinite, readings))):
             self.skipped += 1
             return None
         unit = readings.get(scale) or 1.0
@@ -238,7 +238,7 @@ class Sampler:
         self._rooted = look.rooted
         self._last = assemble(index, mean, measured, parameters(readings), None)
         self._glance = self._glance_at(self._last)
-        self.late = _late(self._last) if look.further else ()
+        self.left_to_later = _left_to_later(self._last) if look.further else ()
         return self._last
 
     def _glance_at(self, last: Step) -> Glance:
@@ -330,7 +330,7 @@ class Sampler:
         )
 
 
-def _late(step: Step) -> tuple[str, ...]:
+def _left_to_later(step: Step) -> tuple[str, ...]:
     """Modules with a gradient at their weights and none at their output, nor around them."""
     read = {layer.name for layer in step.layers if layer.gradient_norm is not None}
     owners = [

@@ -46,9 +46,10 @@ def watch(
     """Watches a model while an existing loop trains it; the loop stays as it is.
 
     Every `every`-th optimizer step is sampled: hooks stand on the model for that step alone. Of
-    most sampled steps the gradient norm of each weight layer is read; the first, second, fourth,
-    eighth ... and every 32nd are measured as `diagnose` measures a step. Losses, gradients and
-    weights are bitwise what they are without.
+    most sampled steps gradient norms of the weight layers are read, with `every` of 1 or 2 in
+    turns; the first, second, fourth, eighth ... and every 32nd (of close steps, one of 128 steps)
+    are measured as `diagnose` measures a step. Losses, gradients and weights are bitwise what they
+    are without.
 
     Args:
         model: The model that is trained; inside of `torch.compile` and DistributedDataParallel, or

@@ -40,11 +40,11 @@ STEPS = 9
 
 
 class Net(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 3) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first = nn.Linear(6, 11)
-        self.blocks = nn.ModuleList(nn.Linear(11, 11) for _ in range(3))
+        self.blocks = nn.ModuleList(nn.Linear(11, 11) for _ in range(depth))
         self.head = nn.Linear(11, 3)
         self.short = False
         self.poison = False
@@ -170,6 +170,17 @@ def rarely(rank: int) -> dict[str, Any]:
             each=lambda _: sums.append(len(counter.sizes)),
         )
     return {**told(monitor), "sums": [*sums, len(counter.sizes)]}
+
+
+def deep(rank: int) -> dict[str, Any]:
+    """So many layers that glances share them out; beside one process with the whole batches."""
+    own = dist.new_group([rank], use_local_synchronization=True)
+    net = Net(12)
+    whole, _ = train(net, lambda made: watch(net, made, every=1, process_group=own))
+    model = DistributedDataParallel(Net(12))
+    with Counter() as counter:
+        monitor, _ = train(model, lambda made: watch(model, made, every=1), rank=rank, size=2)
+    return {**told(monitor), "whole": told(whole), "sums": counter.sizes}
 
 
 def fsdp(rank: int) -> dict[str, Any]:
@@ -323,6 +334,7 @@ def main() -> None:
         by_hand,
         ddp,
         rarely,
+        deep,
         *((fsdp, hybrid) if SHARDS else ()),
         poisoned,
         poisoned_unstopped,

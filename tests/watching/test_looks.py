@@ -103,14 +103,20 @@ def test_layers_of_a_deep_net_take_turns_where_steps_are_close(
         assert max(after - before for before, after in pairwise(when)) < 2 * share
 
 
-def test_full_looks_are_128_steps_apart_where_every_step_is_sampled() -> None:
-    model = _net()
+@pytest.mark.parametrize(("every", "apart"), [(1, 128), (2, 128), (3, 126), (4, 128), (5, 160)])
+def test_full_looks_are_128_steps_apart_where_steps_are_close(every: int, apart: int) -> None:
+    """Or 32 sampled ones, where these are further apart than four steps."""
+    model = nn.Linear(6, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    monitor = gradcheckup.watch(model, optimizer, every=1)
-    for _ in range(400):
-        _step(model, optimizer, torch.randn(5, 6))
-    indexes = [step.index for step in monitor.report().recording.steps]
-    assert indexes == [3, 7, 15, 31, 63, 127, 255, 383]
+    looks = []
+    with gradcheckup.watch(model, optimizer, every=every) as monitor:
+        monitor.on_sample(lambda each: looks.append(each.report().recording.steps[-1].index))
+        for _ in range(3 * apart):
+            _step(model, optimizer, torch.randn(5, 6))
+    indexes = sorted(set(looks))
+    assert indexes[:4] == [0, every, 3 * every, 7 * every]
+    assert max(after - before for before, after in pairwise(indexes)) == apart
+    assert [each + every for each in indexes[-3:]] == [apart, 2 * apart, 3 * apart]
 
 
 def test_a_full_look_is_the_step_that_diagnose_measures() -> None:

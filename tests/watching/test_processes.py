@@ -131,6 +131,21 @@ def test_one_small_sum_a_sampled_step_and_none_in_between(ranks: list[dict[str, 
     assert ranks[0]["ddp"]["sums"][-1] == glance
 
 
+def test_glances_that_share_the_layers_out_make_one_sum_each(ranks: list[dict[str, Any]]) -> None:
+    told = ranks[0]["deep"]
+    found, whole = (
+        each["report"]["recording"]["history"]["samples"] for each in (told, told["whole"])
+    )
+    assert len(found) == len(whole) == 9
+    for one, other in zip(found, whole, strict=True):
+        assert len(one["norms"]) == 14
+        assert all(map(close, one["norms"], other["norms"]))
+    read = [sum(each is not None for each in sample["norms"]) for sample in found]
+    assert sorted(set(read)) == [4, 5, 6, 14]
+    # Two to meet, one a step, and one for each time that there was no room.
+    assert len(told["sums"]) <= 2 + 9 + 1 + 2
+
+
 def test_a_nan_in_one_process_is_told_with_its_rank(ranks: list[dict[str, Any]]) -> None:
     told = ranks[0]["poisoned_unstopped"]
     history = told["report"]["recording"]["history"]
