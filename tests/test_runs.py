@@ -265,6 +265,38 @@ def test_a_trace_asks_for_looks_until_enough_have_seen_the_ratio_leave() -> None
     assert asked == 4
 
 
+def test_a_layer_out_of_turn_is_not_silent_and_one_that_stays_away_is() -> None:
+    """Of twelve layers a glance at every step reads a quarter and the two ends."""
+    names = tuple("abcdefghijkl")
+
+    def silent_after(count: int, *, gone: str) -> bool:
+        trace = Trace()
+        seen = _Look(0, 0.5)
+        seen.layers = tuple(_Seen(name) for name in names)  # type: ignore[assignment]
+        trace.look(seen, names)  # type: ignore[arg-type]
+        for index in range(count):
+            read = [name in "al" or row % 4 == index % 4 for row, name in enumerate(names)]
+            norms = tuple(
+                1.0 if each and name != gone else None
+                for each, name in zip(read, names, strict=True)
+            )
+            trace.add(Sample(index=index, loss=1.0, norms=norms, end_to_end_ratio=0.5))
+        return trace.strays(0.004, 100.0, looks=4, every=1)
+
+    assert not silent_after(100, gone="")
+    assert not silent_after(40, gone="e")
+    assert silent_after(41, gone="e")
+
+
+class _Seen:
+    """As much of a layer."""
+
+    gradient_norm = 1.0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 class _Look:
     """As much of a step as a trace asks for."""
 

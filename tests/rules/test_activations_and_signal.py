@@ -160,6 +160,43 @@ def test_collapsed_signal(
 
 
 @pytest.mark.parametrize(
+    ("signals", "bottleneck", "apart", "found"),
+    [
+        ((9e-6, 9e-6), True, 1e-8, ("head", "aside")),
+        ((9e-6, 9e-6), False, 1e-8, ("head", "aside")),  # two heads, none on every path
+        ((9e-6, 2e-5), True, 1e-8, None),  # one of them knows the input
+        ((9e-6, 9e-6), True, 2e-7, None),  # updates tell samples apart
+        ((None, None), True, 1e-8, None),
+    ],
+)
+def test_outputs_that_are_the_same_for_every_sample(
+    layer: Make,
+    step: Make,
+    recording: Make,
+    signals: tuple[float | None, ...],
+    bottleneck: bool,
+    apart: float,
+    found: tuple[str, ...] | None,
+) -> None:
+    answer = Response(
+        gradient_common=1.0,
+        gradient_distinct=1.0,
+        change_common=1e-3,
+        change_distinct=apart,
+        resolution=1e-7,
+        progress=0.0,
+    )
+    heads = [
+        layer(name, output=True, bottleneck=bottleneck, signal=signal, signal_ratio=signal)
+        for name, signal in zip(("head", "aside"), signals, strict=True)
+    ]
+    steps = [step(index, [layer("early"), layer("late"), *heads]) for index in range(4)]
+    made = recording(replace(each, response=answer) for each in steps)
+    causes = [(each.cause, each.layers) for each in collapsed_signal.check(made, LIMITS)]
+    assert causes == ([("lost-input", found)] if found else [])
+
+
+@pytest.mark.parametrize(
     ("ratios", "progress", "found"),
     [
         ((0.9, 0.5, 0.044, 0.04), 9e-4, "learning-rate"),  # 5% of 0.9 are 0.045

@@ -245,6 +245,7 @@ def test_the_snippet_makes_the_same_model(animal: Any) -> None:
         assert torch.equal(outputs(model.eval(), animal), outputs(expected, animal)), key
 
 
+# Scripting is deprecated, and still used.
 @pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.parametrize("name", ["sequential", "cnn"])
 def test_what_is_made_of_modules_can_be_scripted(zoo: Any, name: str) -> None:
@@ -256,6 +257,7 @@ def test_what_is_made_of_modules_can_be_scripted(zoo: Any, name: str) -> None:
         assert torch.equal(outputs(scripted, zoo[name]), outputs(model, zoo[name])), key
 
 
+# Scripting is deprecated, and still used.
 @pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.parametrize(
     "key", ["activation", "skip_connection", "skip_connection:dense", "gradient_normalization"]
@@ -414,6 +416,7 @@ def _lazy() -> nn.Module:
     return nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(4))
 
 
+# torch says so whenever one is made.
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature", "ignore:.torch.jit")
 @pytest.mark.parametrize("given", [True, False], ids=["data", "no data"])
 @pytest.mark.parametrize(

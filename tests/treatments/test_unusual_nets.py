@@ -326,6 +326,7 @@ def size(outputs: Tensor) -> Tensor:
     return outputs.double().square().mean()
 
 
+# torch says so whenever one is made.
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature", "ignore:Complex modules are")
 @pytest.mark.parametrize("name", NETS)
 def test_a_treatment_works_or_says_why(name: str) -> None:
@@ -396,6 +397,7 @@ def test_recurrent_layers_that_are_frozen_keep_their_values() -> None:
     assert not torch.equal(treated.hidden.weight, model.hidden.weight)
 
 
+# torch says so whenever one is made.
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 @pytest.mark.parametrize(
     ("key", "reason"),
@@ -419,3 +421,10 @@ def test_a_resnet(key: str, reason: str | None) -> None:
         size(treated(given)).backward()
         assert all(each.grad is not None for each in treated.parameters())
     assert all(map(torch.equal, before, (*model.parameters(), *model.buffers())))
+
+
+def test_a_whole_model_with_a_computed_weight_is_told_apart_like_any_other() -> None:
+    model = nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))
+    data = (torch.randn(16, 8), torch.randint(3, (16,)))
+    with pytest.raises(gradcheckup.TreatmentError, match="there is no hidden layer"):
+        treat(model, "weight_scale", data, nn.CrossEntropyLoss())

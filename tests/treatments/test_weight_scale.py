@@ -33,6 +33,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = {
 }
 
 
+# torch says so whenever one is made.
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("variant", ["normal", "xavier", "he"])
