@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from gradcheckup.records import Finding, Recording, Severity, Step
-from gradcheckup.rules import query
+from gradcheckup.rules import not_finite, query
 from gradcheckup.rules.rule import Rule
 from gradcheckup.thresholds import Thresholds
 
@@ -21,7 +21,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         position = step.layers.index(broken[0]) if broken else len(step.layers)
         before = step.layers[position - 1].name if position else "the input"
         signals = (layer.signal for layer in step.layers[:position])
-        cause, growth = query.broken_by(
+        cause, growth = not_finite.broken_by(
             recording, step, signals, "in-forward" if broken else "in-loss"
         )
         yield Finding(
@@ -37,7 +37,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
                 ("before", before),
                 ("optimizer", recording.optimizer),
                 *growth,
-                *query.on_ranks(recording),
+                *not_finite.on_ranks(recording),
             ),
         )
         return

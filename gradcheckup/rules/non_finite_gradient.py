@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from gradcheckup.records import Finding, Recording, Role, Severity
-from gradcheckup.rules import query
+from gradcheckup.rules import not_finite, query
 from gradcheckup.rules.rule import Rule
 from gradcheckup.thresholds import Thresholds
 
@@ -28,7 +28,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         culprit = broken[-1].name if broken else parameters[-1].name
         position = step.layers.index(broken[-1]) if broken else -1
         behind = (each.gradient_norm for each in reversed(step.layers[position + 1 :]))
-        cause, growth = query.broken_by(recording, step, behind, "in-gradient")
+        cause, growth = not_finite.broken_by(recording, step, behind, "in-gradient")
         yield Finding(
             code=RULE.code,
             rule=RULE.name,
@@ -41,7 +41,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
                 ("parameters", len(parameters)),
                 ("total", len(step.parameters)),
                 *growth,
-                *query.on_ranks(recording),
+                *not_finite.on_ranks(recording),
             ),
         )
         return

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from gradcheckup.records import LayerRecord, ParameterRecord, Recording, Role, Step, time_points
+from gradcheckup.records import LayerRecord, ParameterRecord, Recording, Role, Step
 from gradcheckup.thresholds import Thresholds
 
 # Adam, Lion and Adagrad begin with 1, RMSprop with 10.
 _OWN_SIZE = (0.05, 20.0)
 _TREND = 3
 _CLIMB = 1.5
-_CUT = 1e-3
-_OVERFLOW = 1e6
 _NEAR, _LOST, _STILL = 10, 5, 1.5
 
 
@@ -80,24 +78,6 @@ def by_name(recording: Recording) -> dict[str, list[ParameterRecord]]:
 def is_matrix(parameter: ParameterRecord) -> bool:
     """Whether it mixes features, as a weight does and a bias or a scale does not."""
     return len(parameter.shape) > 1
-
-
-def on_ranks(recording: Recording) -> tuple[tuple[str, float | int | str], ...]:
-    """Evidence of which process had the first NaN or Inf, where several train the model.
-
-    Averaged gradients carry it into all of them within a step.
-    """
-    history = recording.history
-    if history is None or not history.first_culprits or history.first_bad is None:
-        return ()
-    rank, layer = history.first_culprits[0]
-    return (
-        ("rank", rank),
-        ("ranks", len(history.first_culprits)),
-        ("processes", history.processes),
-        ("rank_layer", layer),
-        ("rank_step", history.first_bad),
-    )
 
 
 def left_out_on_purpose(recording: Recording, left_out: Sequence[ParameterRecord]) -> bool:
@@ -291,99 +271,3 @@ def recovers(ratios: Sequence[float | None]) -> bool:
         return False
     rising = risen[-1] > risen[-2] > risen[-3]
     return rising and (ratios[0] == 0 or risen[-1] >= _CLIMB * statistics.median(risen[:-1]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimeCourse:
-    """The gradient of one sequence in a recurrent layer: of finite norms, not all of them 0.
-
-    Attributes:
-        norms: Along the sequence, at `time_points(length)`.
-        length: Number of time steps.
-        received: Norm of the gradient at the output of the layer's last call.
-    """
-
-    norms: tuple[float, ...]
-    length: int
-    received: float
-
-    @property
-    def peak(self) -> float:
-        """The largest norm."""
-        return max(self.norms)
-
-    @property
-    def first(self) -> float:
-        """The first norm over the largest."""
-        return self.norms[0] / self.peak
-
-    @property
-    def growth(self) -> float:
-        """The first norm over the last that is not 0: padding at the end has none."""
-        return self.norms[0] / next(norm for norm in reversed(self.norms) if norm)
-
-    def blind(self, resolution: float) -> int:
-        """How many steps at the beginning stay below this share of the peak, and fade out.
-
-        A mask cuts the gradient to exact zeros at once: those steps are left out on purpose.
-        """
-        seen = next(k for k, norm in enumerate(self.norms) if norm >= resolution * self.peak)
-        within = 0 < seen < len(self.norms) - 1
-        if within and not self.norms[seen - 1] and self.norms[seen] > _CUT * self.peak:
-            return 0
-        return time_points(self.length)[seen]
-
-    def per_step(self, resolution: float) -> float | None:
-        """Geometric mean of what a step back passes on, from the peak to the last one seen."""
-        times = time_points(self.length)
-        top = max(range(len(times)), key=lambda k: self.norms[k])
-        low = next(k for k, norm in enumerate(self.norms) if norm >= resolution * self.peak)
-        if not low < top and low > 0:  # sparse points of a long sequence: nothing in between
-            low -= 1
-        if not low < top or not self.norms[low]:
-            return None
-        return float((self.norms[low] / self.peak) ** (1 / (times[top] - times[low])))
-
-
-def time_courses(step: Step, name: str) -> list[TimeCourse]:
-    """The sequences that ran through a recurrent layer in a step, calls of a cell as one."""
-    calls = [layer for layer in step.layers if layer.name == name]
-    received = [layer.gradient_norm for layer in calls if layer.gradient_norm is not None]
-    return [
-        TimeCourse(
-            norms=layer.time_profile,
-            length=layer.time_steps or len(layer.time_profile),
-            received=received[-1] if received else 0.0,
-        )
-        for layer in calls
-        if layer.time_profile
-        and any(layer.time_profile)
-        and all(map(math.isfinite, layer.time_profile))
-    ]
-
-
-def broken_by(
-    recording: Recording, step: Step, values: Iterable[float | None], otherwise: str
-) -> tuple[str | None, tuple[tuple[str, float], ...]]:
-    """The cause of a NaN or Inf, and the growth that made it, as evidence.
-
-    In a run that is watched it may have come in a step that was not measured in full: a step later
-    it is in all weights, and nothing tells where it arose.
-
-    It overflowed where the values on the way to it grew a millionfold: nets that learn stay below
-    5000. At the first step the weights are too large for that.
-
-    Args:
-        recording: All steps.
-        step: Where it was found.
-        values: Norms or signals of the layers in front, in the direction of the pass.
-        otherwise: The cause where nothing grew.
-    """
-    seen = recording.history.first_bad if recording.history else None
-    if seen is not None and seen < step.index:
-        return None, (("seen", seen),)
-    found = [value for value in values if value and math.isfinite(value)]
-    grown = found[-1] / found[0] if found else 0.0
-    if grown <= _OVERFLOW:
-        return otherwise, ()
-    return "overflow" if step.index else "large-weights", (("grown", grown),)

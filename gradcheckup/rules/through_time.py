@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from gradcheckup.records import Finding, Recording, Severity, Step
 from gradcheckup.rules import query
 from gradcheckup.rules.rule import Rule
+from gradcheckup.rules.time_course import TimeCourse, time_courses
 from gradcheckup.thresholds import Thresholds
 
 _VANISHING, _EXPLODING = "vanishing-through-time", "exploding-through-time"
 _BEYOND = 10.0
 
-Holds = Callable[[query.TimeCourse], bool]
+Holds = Callable[[TimeCourse], bool]
 Steps = tuple[int, ...]
 
 
@@ -21,7 +22,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags recurrent layers whose early time steps count for nothing, or for too much."""
     resolution, low = thresholds.time_resolution, thresholds.time_ratio_low
 
-    def forgets(course: query.TimeCourse) -> bool:
+    def forgets(course: TimeCourse) -> bool:
         return course.blind(resolution) >= thresholds.blind_share * course.length
 
     blind = _persistent(recording, forgets)
@@ -58,7 +59,7 @@ def _persistent(recording: Recording, holds: Holds) -> dict[str, Steps]:
 
 def _shows(name: str, holds: Holds) -> Callable[[Step], bool]:
     def shows(step: Step) -> bool:
-        courses = query.time_courses(step, name)
+        courses = time_courses(step, name)
         return bool(courses) and all(map(holds, courses))
 
     return shows
@@ -96,7 +97,7 @@ def _vanishing(
 ) -> Finding:
     name, steps = next(iter(found.items()))
     step = recording.at(steps[0])
-    course = min(query.time_courses(step, name), key=lambda each: each.blind(limit))
+    course = min(time_courses(step, name), key=lambda each: each.blind(limit))
     evidence: list[tuple[str, float | int | str]] = [
         ("time_steps", course.length),
         ("blind_steps", course.blind(limit)),
@@ -121,7 +122,7 @@ def _vanishing(
 def _exploding(recording: Recording, found: Mapping[str, Steps], limit: float) -> Finding:
     name, steps = next(iter(found.items()))
     step = recording.at(steps[0])
-    course = min(query.time_courses(step, name), key=lambda each: each.growth)
+    course = min(time_courses(step, name), key=lambda each: each.growth)
     decides = any(_decides(recording, each) for each in found)
     return Finding(
         code=RULE.code,
