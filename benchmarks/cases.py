@@ -17,6 +17,9 @@ from benchmarks.tasks import Task
 Optimizer = Callable[..., torch.optim.Optimizer]
 Value = TypeVar("Value", str, int, float)
 
+PROBE_STEPS = 8
+"""What every detector gets to see, and what `diagnose` makes unless told."""
+
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd-0.01": functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9),
     "sgd-0.1": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),

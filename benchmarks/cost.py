@@ -19,8 +19,7 @@ import torchvision
 from torch import Tensor, nn
 
 import gradcheckup
-
-STEPS = 8
+from benchmarks.cases import PROBE_STEPS
 
 
 def plain(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
@@ -28,7 +27,7 @@ def plain(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     model = copy.deepcopy(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     criterion = nn.CrossEntropyLoss()
-    for _ in range(STEPS):
+    for _ in range(PROBE_STEPS):
         optimizer.zero_grad()
         criterion(model(batch[0]), batch[1]).backward()
         optimizer.step()
@@ -36,7 +35,7 @@ def plain(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
 
 def diagnosed(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     """The same, with a report."""
-    gradcheckup.diagnose(model, batch, nn.CrossEntropyLoss(), steps=STEPS)
+    gradcheckup.diagnose(model, batch, nn.CrossEntropyLoss(), steps=PROBE_STEPS)
 
 
 def seconds(work: Callable[..., None], model: nn.Module, batch: tuple[Tensor, Tensor]) -> float:

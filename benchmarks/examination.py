@@ -10,12 +10,10 @@ from pathlib import Path
 import torch
 
 import gradcheckup
-from benchmarks.cases import Case
+from benchmarks.cases import PROBE_STEPS, Case
 from benchmarks.peers import PEERS
 from benchmarks.results import Result, result
 from benchmarks.training import Outcome, train
-
-PROBE_STEPS = 8
 
 
 def judge(case: Case, seed: int) -> gradcheckup.Report:

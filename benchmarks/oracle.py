@@ -17,13 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Case
+from benchmarks.cases import PROBE_STEPS, Case
 from benchmarks.networks import Residual
 
 _LOW, _HIGH = 0.02, 100.0
 _BAND = {"GC101": (_LOW, math.inf), "GC102": (0.0, _HIGH)}
 _RUNAWAY = 1e3
-_STEPS = 8
 _WEIGHTS = (nn.Linear, nn.Conv2d)
 
 CAUSES = frozenset({"GC101", "GC102", "GC203"})
@@ -55,7 +54,7 @@ def causes(case: Case, seed: int) -> frozenset[str] | None:
         return None
     optimizer = case.make_optimizer(net.model.parameters())
     flows, totals = [], []
-    for batch in itertools.islice(case.task.batches(case.batch_size, seed), _STEPS):
+    for batch in itertools.islice(case.task.batches(case.batch_size, seed), PROBE_STEPS):
         flow = net.flow(batch)
         flows.append(flow)
         totals.append(net.backward(batch))

@@ -17,13 +17,12 @@ import torchvision  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 import gradcheckup
-from benchmarks.cases import Optimizer
+from benchmarks.cases import PROBE_STEPS, Optimizer
 from benchmarks.training import AMBIGUOUS, FAILS, LEARNS
 
 CLASSES, BATCH = 10, 16
 CHANCE = math.log(CLASSES)
 _LEARNT, _CHANCE = 0.8 * CHANCE, 0.95 * CHANCE
-_PROBE_STEPS = 8
 _WARM_UP = 4
 
 SETTINGS: dict[str, Optimizer] = {
@@ -137,10 +136,10 @@ def judge(name: str, setting: str, *, side: int, seed: int) -> gradcheckup.Repor
     """Diagnoses a model as it is initialised, on the batches that its training begins with."""
     return gradcheckup.diagnose(
         build(name, seed),
-        list(itertools.islice(batches(side, seed), _PROBE_STEPS)),
+        list(itertools.islice(batches(side, seed), PROBE_STEPS)),
         criterion,
         optimizer=SETTINGS[setting],
-        steps=_PROBE_STEPS,
+        steps=PROBE_STEPS,
         seed=seed,
         subject=name,
     )

@@ -35,7 +35,7 @@ def lines(tmp_path: Path) -> list[zoo_results.Line]:
 def test_a_model_is_trained_judged_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zoo, "_PROBE_STEPS", 2)
+    monkeypatch.setattr(zoo, "PROBE_STEPS", 2)
     first = run(tmp_path, "--reports", str(tmp_path / "reports"))
     assert first.exit_code == 0, first.output
     assert [line.setting for line in lines(tmp_path)] == ["sgd-0.01", "adam-0.001"]

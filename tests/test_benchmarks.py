@@ -40,7 +40,7 @@ from benchmarks import (
     training,
     verdicts,
 )
-from benchmarks.cases import OPTIMIZERS, Case
+from benchmarks.cases import OPTIMIZERS, PROBE_STEPS, Case
 from benchmarks.families import FAMILIES, cases
 from benchmarks.faults import FAULTS
 
@@ -102,9 +102,7 @@ def test_a_net_is_judged_as_it_is_when_training_begins(monkeypatch: pytest.Monke
         training.train(_case(_relu), 3, 8)
     finally:
         tasks.digits.cache_clear()
-    assert seen[: examination.PROBE_STEPS] == pytest.approx(
-        [step.loss for step in report.steps], rel=1e-4
-    )
+    assert seen[:PROBE_STEPS] == pytest.approx([step.loss for step in report.steps], rel=1e-4)
 
 
 def test_a_loss_that_leaves_the_numbers_is_a_failure() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import networks, tasks
-from benchmarks.cases import OPTIMIZERS, Case
+from benchmarks.cases import OPTIMIZERS, PROBE_STEPS, Case
 from benchmarks.peers import autotrainer, dlcheck, record, torchmortem
 
 
@@ -152,10 +152,10 @@ def test_autotrainer_sees_what_the_last_update_breaks(monkeypatch: pytest.Monkey
         nonlocal steps
         plain(self, *args)
         steps += 1
-        if steps == record.STEPS:
+        if steps == PROBE_STEPS:
             with torch.no_grad():
                 self.param_groups[0]["params"][0].fill_(math.nan)
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     assert autotrainer.judge(TANH, 0).findings == ["explode"]
-    assert steps == record.STEPS
+    assert steps == PROBE_STEPS

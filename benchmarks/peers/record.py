@@ -10,10 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Case
-
-STEPS = 8
-"""As many as gradcheckup's probe makes."""
+from benchmarks.cases import PROBE_STEPS, Case
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +48,7 @@ def moments(
 ) -> Iterator[Moment]:
     """Trains for some steps, and stops in each; ends early once the loss is not finite."""
     criterion = case.task.criterion()
-    for inputs, targets in islice(case.task.batches(case.batch_size, seed), STEPS):
+    for inputs, targets in islice(case.task.batches(case.batch_size, seed), PROBE_STEPS):
         optimizer.zero_grad()
         loss = criterion(model(inputs), targets)
         loss.backward()
