@@ -31,7 +31,23 @@ class Report:
     @property
     def healthy(self) -> bool:
         """False exactly when a critical finding stands."""
-        return all(finding.severity is not Severity.CRITICAL for finding in self.findings)
+        return not self.at_least(Severity.CRITICAL)
+
+    def at_least(self, severity: Severity | str) -> tuple[Finding, ...]:
+        """The findings that are as severe as this or more.
+
+        Args:
+            severity: ``information``, ``warning`` or ``critical``.
+
+        Raises:
+            UsageError: It is none of these.
+        """
+        try:
+            limit = Severity(severity).rank
+        except ValueError:
+            known = ", ".join(repr(each.value) for each in Severity)
+            raise UsageError(f"expected one of {known}, got {severity!r}") from None
+        return tuple(finding for finding in self.findings if finding.severity.rank >= limit)
 
     @property
     def steps(self) -> tuple[Step, ...]:

@@ -7,19 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from gradcheckup import Finding, LayerRecord, ParameterRecord, Report, Severity, UsageError
+from gradcheckup import Finding, LayerRecord, ParameterRecord, Report, UsageError
 from pytest_gradcheckup.suggestions import suggestion
 from pytest_gradcheckup.tracebacks import HIDDEN
 
 __tracebackhide__ = HIDDEN
 
 _MOST_ROWS = 12
-
-
-def failing(report: Report, fail_on: str) -> tuple[Finding, ...]:
-    """The findings that are as bad as `fail_on` or worse."""
-    limit = Severity(fail_on).rank
-    return tuple(finding for finding in report.findings if finding.severity.rank >= limit)
 
 
 def with_codes(report: Report, codes: Collection[str]) -> tuple[Finding, ...]:

@@ -115,10 +115,10 @@ class Checker:
         with self._journal.check("assert_healthy") as check:
             probe = Probing(model, data, criterion, self._settings, options)
             fail_on = probe.settings.fail_on
-            verdict = probe.decide(lambda report: bool(claims.failing(report, fail_on)))
+            verdict = probe.decide(lambda report: bool(report.at_least(fail_on)))
             check.enter(verdict)
             if verdict.broken:
-                found = claims.failing(verdict.telling.report, fail_on)
+                found = verdict.telling.report.at_least(fail_on)
                 silence = self._silence.leaving_out(dict.fromkeys(each.code for each in found))
                 fail(f"unhealthy gradient flow: {claims.named(found)}", verdict, silence, found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_gradcheckup import claims, differences
+from pytest_gradcheckup import differences
 from pytest_gradcheckup.baseline import Baseline, measured, unfit_number, where_it_broke
 from pytest_gradcheckup.comparing import compared
 from pytest_gradcheckup.failures import fail
@@ -34,7 +34,7 @@ def first_look(probe: Probing, path: Path, shelf: Shelf, check: Check, *, tolera
     check.enter(verdict)
     if unfit is not None:
         claim = differences.unfit(path.name, unfit)
-        found = claims.failing(verdict.telling.report, probe.settings.fail_on)
+        found = verdict.telling.report.at_least(probe.settings.fail_on)
         fail(claim, verdict, "leave the baseline out", found)
     shelf.write(path, now)
     shelf.note(f"{path.name} written: {len(now.layers)} layers")
@@ -54,7 +54,7 @@ def second_look(
     name = path.name
     check.enter(verdict)
     if difference.broken:
-        found = claims.failing(verdict.telling.report, probe.settings.fail_on)
+        found = verdict.telling.report.at_least(probe.settings.fail_on)
         details = differences.details(difference, tolerance)
         fail(differences.claim(name), verdict, differences.UPDATE, found, details)
     remark = differences.remark(name, difference)

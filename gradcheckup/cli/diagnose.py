@@ -21,7 +21,6 @@ from gradcheckup.cli.failures import traceback_option
 from gradcheckup.cli.options import Checkup, checkup, checkup_options, first, form_of, place
 from gradcheckup.cli.progress import progress
 from gradcheckup.cli.show import plot_option, save_figure, terminal_text
-from gradcheckup.records import Severity
 from gradcheckup.report import Report
 from gradcheckup.settings import Settings, load_settings
 from gradcheckup.tracebacks import relative
@@ -150,7 +149,4 @@ def _probe(spec: str, plan: _Plan) -> Report:
 
 
 def _exit_code(report: Report, fail_on: str) -> int:
-    if fail_on == "never":
-        return 0
-    limit = Severity(fail_on).rank
-    return int(any(finding.severity.rank >= limit for finding in report.findings))
+    return 0 if fail_on == "never" else int(bool(report.at_least(fail_on)))

@@ -25,7 +25,6 @@ from gradcheckup.cli.options import form_of, limits_given, place, split
 from gradcheckup.errors import UnhealthyError, UsageError
 from gradcheckup.launching.script import Ending, run_file, run_module
 from gradcheckup.launching.session import Session, numbered
-from gradcheckup.records import Severity
 from gradcheckup.report import Report
 from gradcheckup.reports.text import headline, render
 from gradcheckup.rules import choose_rules
@@ -227,7 +226,4 @@ def _write(reports: list[Report], plan: _Plan) -> list[str]:
 
 
 def _fails(reports: list[Report], fail_on: str | None) -> bool:
-    if fail_on is None:
-        return False
-    limit = Severity(fail_on).rank
-    return any(each.severity.rank >= limit for report in reports for each in report.findings)
+    return fail_on is not None and any(report.at_least(fail_on) for report in reports)
