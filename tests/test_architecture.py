@@ -26,7 +26,7 @@ READING = RECORDS | {
     "report",
     "serialization",
     "rules",
-    "prescriptions",
+    "indications",
     "suggestions",
 }
 MEASURING = {"activations", "statistics", "capture", "probe"}
@@ -46,8 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "encoding": {"thresholds"},
     "serialization": RECORDS | {"encoding", "report", "comparison", "prescription"},
     "runs": RECORDS | {"encoding", "report", "rules", "serialization"},
-    "rules": RECORDS | {"prescriptions"},
-    "prescriptions": RECORDS,
+    "rules": RECORDS | {"indications"},
+    "indications": RECORDS,
     "reports": RECORDS | {"comparison", "report", "prescription", "rules", "rich", "matplotlib"},
     "settings": RECORDS | {"suggestions", "tomli"},
     "activations": {"torch"},

@@ -50,7 +50,7 @@ class Objective:
         if self.criterion is not None:
             given = self._apply(self.criterion, outputs, targets)
             return _checked(given, "criterion(outputs, targets)")
-        own = _own_loss(outputs)
+        own = own_loss(outputs)
         if own is not None:
             return _checked(own, "the loss of the model's output")
         return _checked(self._inferred(outputs, targets), "the inferred loss")
@@ -63,7 +63,7 @@ class Objective:
     def scores(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
         """What the loss is computed from, and the targets; not defined with `compute_loss`."""
         _, targets = batches.split(batch, model, keep_targets=False)
-        found, _ = _main(self.outputs(model, batch))
+        found, _ = main_output(self.outputs(model, batch))
         return found, targets
 
     def _apply(self, criterion: Criterion, outputs: Any, targets: Any) -> Any:
@@ -110,7 +110,7 @@ class Objective:
         )
 
     def _main(self, outputs: Any) -> Any:
-        found, where = _main(outputs)
+        found, where = main_output(outputs)
         if where:
             self._assume(f"the loss is computed from {where}")
         return found
@@ -119,7 +119,7 @@ class Objective:
         self.assumptions[line] = None
 
 
-def _main(outputs: Any) -> tuple[Any, str]:
+def main_output(outputs: Any) -> tuple[Any, str]:
     """The scores among several outputs, and where they were found; "" where there is but one."""
     if isinstance(outputs, Tensor):
         return outputs, ""
@@ -134,7 +134,8 @@ def _main(outputs: Any) -> tuple[Any, str]:
     return first, f"the first tensor of the {_kind(outputs)}"
 
 
-def _own_loss(outputs: Any) -> Any:
+def own_loss(outputs: Any) -> Any:
+    """What a model returns as its loss; None where it returns none."""
     if isinstance(outputs, Tensor):
         return None
     if isinstance(outputs, Mapping):

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gradcheckup.errors import UsageError
-from gradcheckup.prescriptions import prescribe
+from gradcheckup.indications import indicated
 from gradcheckup.records import Finding, Recording
 from gradcheckup.rules import (
     accumulating_gradient,
@@ -89,7 +89,7 @@ def judge(
 ) -> tuple[Finding, ...]:
     """What the rules find in a recording: folded, with prescriptions, worst first."""
     found = [finding for rule in rules for finding in rule.check(recording, thresholds)]
-    return tuple(map(prescribe, fold(found)))
+    return tuple(map(indicated, fold(found)))
 
 
 def _words(given: Any) -> list[str]:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from gradcheckup.errors import TargetError
 from gradcheckup.probe import batches
+from gradcheckup.probe.objective import main_output
 from gradcheckup.targets.candidates import candidates
 from gradcheckup.targets.discovery import required_arguments
 from gradcheckup.targets.inputs import InputSpec
-from gradcheckup.targets.outputs import guess_targets, main_output
+from gradcheckup.targets.outputs import guess_targets
 from gradcheckup.tracebacks import one_line, user_traceback
 
 
@@ -111,8 +112,9 @@ def _first_that_runs(
         if isinstance(outputs, Exception):
             failures.setdefault("x".join(map(str, specs[0].shape)), outputs)
             continue
-        scores = main_output(outputs)
-        if scores is not None and (scores.dim() == 0 or specs[0].batch in scores.shape):
+        scores, _ = main_output(outputs)
+        batch = specs[0].batch
+        if isinstance(scores, Tensor) and (scores.dim() == 0 or batch in scores.shape):
             return specs, inputs, outputs
         doubtful = doubtful or (specs, inputs, outputs)
     if doubtful:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcheckup.errors import TargetError
-from gradcheckup.probe import batches
+from gradcheckup.probe.objective import main_output, own_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +41,11 @@ def guess_targets(
     Raises:
         TargetError: The output is nothing that a loss can be guessed for.
     """
-    if _carries_loss(outputs):
+    if isinstance(own_loss(outputs), Tensor):
         return Guess(targets=None, described="the model returns its own loss")
-    scores = main_output(outputs)
-    if scores is None or not scores.is_floating_point():
-        came = "no tensor" if scores is None else f"{_plain(scores.dtype)} values"
+    scores, _ = main_output(outputs)
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        came = f"{_plain(scores.dtype)} values" if isinstance(scores, Tensor) else "no tensor"
         raise TargetError(
             f"the model returns {came}, for which no loss can be guessed: "
             "give build_data() and criterion, or compute_loss(model, batch)"
@@ -79,20 +78,6 @@ def guess_targets(
         targets=torch.randn(shape, generator=generator).to(scores.dtype),
         described=f"random normal targets {'x'.join(map(str, shape))}, taken as a regression",
     )
-
-
-def main_output(outputs: Any) -> Tensor | None:
-    """The scores among several outputs: `logits` or `out`, else the first tensor."""
-    for name in ("logits", "out"):
-        value = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
-        if isinstance(value, Tensor):
-            return value
-    return next(batches.leaves(outputs), None)
-
-
-def _carries_loss(outputs: Any) -> bool:
-    loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
-    return isinstance(loss, Tensor)
 
 
 def _paints(inputs: Tensor, scores: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""From findings to the treatments that are likely to help, best first."""
+"""Which treatments are indicated by a finding, best first: those that are likely to help."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BY_CODE: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def prescribe(finding: Finding) -> Finding:
+def indicated(finding: Finding) -> Finding:
     """The finding with its prescriptions; none where the user's code has to change instead."""
     by_code = _BY_CODE.get(finding.code, ())
     by_cause = _BY_CAUSE.get((finding.code, finding.cause), by_code)
