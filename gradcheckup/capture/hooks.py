@@ -258,8 +258,8 @@ class Capture:
             if not in_backward():
                 self.ran.append((name, _shape(args, kwargs)))
             if values:
-                inside = f"{name}." if module is not self.model else ""
-                holds = any(each != name and each.startswith(inside) for each, _ in self.ran)
+                within = self._within(name, module)
+                holds = any(each != name and each.startswith(within) for each, _ in self.ran)
                 role = layers.role(module, holds_layers=holds)
                 event = self._record(name, layers.kind(module), role, False, values)
                 if event:
@@ -281,8 +281,7 @@ class Capture:
         if registered:
             name, known, functional = path, registered, False
         else:
-            inside = "" if module is self.model else f"{path}."
-            name, functional = f"{inside}{known.kind}", True
+            name, functional = f"{self._within(path, module)}{known.kind}", True
         fresh = not in_backward()
         arguments = known.arguments(call.args[1:], call.kwargs)
         saturation = peaks = None
@@ -341,11 +340,15 @@ class Capture:
             if not in_backward():
                 self._entropies[path] = entropy(call.args, call.kwargs)
             return result
-        inside = "" if module is self.model else f"{path}."
-        event = self._record(f"{inside}attention", "attention", Role.ATTENTION, True, [values])
+        name = f"{self._within(path, module)}attention"
+        event = self._record(name, "attention", Role.ATTENTION, True, [values])
         if event and not in_backward():
             event.attention_entropy = entropy(call.args, call.kwargs)
         return result
+
+    def _within(self, name: str, module: nn.Module) -> str:
+        """What the names of a module's parts begin with."""
+        return "" if module is self.model else f"{name}."
 
     def _record(
         self, name: str, kind: str, role: Role, functional: bool, values: list[Tensor]
