@@ -77,15 +77,18 @@ class Trial:
             gained = self.accuracy - other.accuracy
             if abs(gained) > max(_SAME_ACCURACY, _ERRORS * _standard_error(self, other)):
                 return gained > 0
-        if not self.loss < math.inf:
-            return False
-        return not other.loss < math.inf or self.loss < other.loss * (1 - _SAME_LOSS)
+        return _is_lower(self.loss, other.loss)
 
     def is_as_good_as(self, other: Trial) -> bool:
         """Whether it ended within .02 of another one's accuracy, or 5% of its loss."""
         if self.accuracy is not None and other.accuracy is not None:
             return self.accuracy >= other.accuracy - _SAME_ACCURACY
-        return self.loss <= other.loss * (1 + _SAME_LOSS)
+        return self.loss <= other.loss + _SAME_LOSS * abs(other.loss)
+
+
+def _is_lower(loss: float, other: float) -> bool:
+    """Whether a finite loss is lower by 5% of the size of the other one, which may be negative."""
+    return loss < math.inf and (not other < math.inf or other - loss > _SAME_LOSS * abs(other))
 
 
 def _standard_error(one: Trial, other: Trial) -> float:
@@ -139,7 +142,7 @@ class Prescription:
             return None
         chances = [each.chance for each in self.nothing.outcomes if each.chance is not None]
         if not chances or self.nothing.accuracy is None:
-            return self.nothing.loss < (self.first_loss or math.inf) * (1 - _SAME_LOSS)
+            return self.first_loss is None or _is_lower(self.nothing.loss, self.first_loss)
         count = sum(each.samples for each in self.nothing.outcomes)
         chance = sum(chances) / len(chances)
         error = math.sqrt(chance * (1 - chance) / count)

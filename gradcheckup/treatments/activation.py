@@ -26,11 +26,7 @@ _MODULES: Mapping[str, type[nn.Module]] = {
 def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
     model, anatomy = patient.model, patient.anatomy
     shared = _shared_with_others(anatomy)
-    sites = [
-        site
-        for site in anatomy.activations
-        if site.hidden and site.kind != variant and (site.functional or site.owner not in shared)
-    ]
+    sites = _exchangeable(anatomy, variant, shared)
     cells = [
         layer.name
         for layer in anatomy.layers
@@ -55,6 +51,12 @@ def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
         _to_relu(model.get_submodule(name))
         snippets.append(f'# make {name} with nonlinearity="relu"')
     after = examine(model, patient.loss)
+    left = _exchangeable(after, variant, shared)
+    if left:
+        raise TreatmentError(
+            f"{left[0].kind} is called where it cannot be exchanged: in a method other than "
+            "forward, in a forward that was set on the object, or from a list of modules of its own"
+        )
     drawn = critical(model, after, patient.run)
     for name in cells:
         layer = after.by_name[name]
@@ -67,6 +69,15 @@ def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
     if drawn:
         changes.append(Change("weights to match in", tuple(each.name for each in drawn)))
     return Effect(changes=tuple(changes), snippet="\n".join(filter(None, snippets)))
+
+
+def _exchangeable(anatomy: Anatomy, variant: str, shared: set[str]) -> list[ActivationSite]:
+    """Calls of other hidden activations than the new one, but for modules that serve gates too."""
+    return [
+        site
+        for site in anatomy.activations
+        if site.hidden and site.kind != variant and (site.functional or site.owner not in shared)
+    ]
 
 
 def _shared_with_others(anatomy: Anatomy) -> set[str]:

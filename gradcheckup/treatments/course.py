@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradcheckup.activations import of_module
 from gradcheckup.errors import GradcheckupError, ModelError, TreatmentError, UsageError
 from gradcheckup.probe.safekeeping import copied, random_state
 from gradcheckup.probe.subject import (
@@ -202,11 +203,14 @@ def administer(
             patient = Patient(
                 model=twin, anatomy=_examined(twin, loss, seed), optimizer=follower, loss=loss
             )
+            ran = {twin.get_submodule(layer.name) for layer in patient.anatomy.layers}
+            before = set(twin.modules())
             follower, effect = _apply(patient, dose)
             plan = Plan(effect.stages) if effect.stages else None
+            wanted = {each for each in twin.modules() if each in ran or _is_norm(each, before)}
             changes += effect.changes
             snippets.append(effect.snippet)
-            _check(twin, loss, dose)
+            _check(twin, loss, dose, wanted)
     return Treated(
         treatments=tuple(map(str, taken)),
         model=twin,
@@ -244,12 +248,33 @@ def _apply(patient: Patient, dose: Dose) -> tuple[Optimizer | None, Effect]:
     return optimizer, effect
 
 
-def _check(model: nn.Module, loss: Callable[[nn.Module], Tensor], dose: Dose) -> None:
-    """Refuses a treatment that the model does not survive."""
+def _is_norm(module: nn.Module, before: Container[nn.Module]) -> bool:
+    """Whether a module is new and has to run: no container, and no activation."""
+    return module not in before and not any(module.children()) and of_module(module) is None
+
+
+def _check(
+    model: nn.Module, loss: Callable[[nn.Module], Tensor], dose: Dose, wanted: Container[nn.Module]
+) -> None:
+    """Refuses a treatment that the model does not survive, or passes by.
+
+    Args:
+        model: The treated model.
+        loss: Runs it.
+        dose: The treatment.
+        wanted: Modules that have to run.
+    """
+    names = [name for name, module in model.named_modules() if module in wanted]
+    idle = dict.fromkeys(names)
     try:
         with torch.enable_grad():
+            trial = copy.deepcopy(model)
+            for name in names:
+                trial.get_submodule(name).register_forward_hook(
+                    lambda *_, name=name: idle.pop(name, None)
+                )
             # Checkpoints run parts of it again in the backward pass.
-            loss(copy.deepcopy(model)).backward()  # type: ignore[no-untyped-call]
+            loss(trial).backward()  # type: ignore[no-untyped-call]
             # In eval mode some models read the weights of layers that they call in training.
             loss(copy.deepcopy(model).eval())
     except Exception as error:
@@ -257,3 +282,8 @@ def _check(model: nn.Module, loss: Callable[[nn.Module], Tensor], dose: Dose) ->
             f"{dose} does not apply: the model does not run with it: {one_line(error)}",
             traceback_text=user_traceback(error),
         ) from error
+    if idle:
+        raise TreatmentError(
+            f"{dose} does not apply: forward does not call {next(iter(idle))} then; it tells "
+            "layers by their class, or calls them from a list of its own"
+        )

@@ -47,7 +47,7 @@ def initialize(module: nn.Module, layer: WeightLayer, run: Callable[[], Any]) ->
         own = [each for each in module.named_parameters(recurse=False) if each[1].requires_grad]
         for name, parameter in own:
             if name.startswith("weight_hh"):
-                for gate in torch.split(parameter, parameter.shape[1]):
+                for gate in torch.split(parameter, _hidden(module)):
                     _recurrent(gate, relu=is_relu(module))
             elif name.startswith("weight_ih"):
                 for gate in torch.split(parameter, _hidden(module)):
@@ -88,15 +88,17 @@ def code(model: nn.Module, layer: WeightLayer, factors: Mapping[str, float]) -> 
     name, module = reference(model, layer.name), model.get_submodule(layer.name)
     size = f"{name}.hidden_size"
     start = "nn.init.eye_" if is_relu(module) else "nn.init.orthogonal_"
+    frozen = not all(each.requires_grad for each in module.parameters(recurse=False))
     lines = [
         f"for name, values in {name}.named_parameters():",
+        *(("    if not values.requires_grad:", "        continue") if frozen else ()),
         '    if name.startswith("weight_hh"):',
         f"        for gate in values.data.split({size}):",
         f"            {start}(gate)",
         '    elif name.startswith("weight_ih"):',
         f"        for gate in values.data.split({size}):",
         "            nn.init.xavier_normal_(gate)",
-        "    else:",
+        '    elif name.startswith("bias"):',
         "        nn.init.zeros_(values)",
     ]
     if gates(module):

@@ -83,7 +83,7 @@ class Treatment:
         acts_on: `flow` where the gradient flows otherwise from the first step on, `updates` where
             what the optimizer makes of it changes, `training` where the order of training does.
         apply: Changes the patient: `(patient, variant, options) -> Effect`. Raises TreatmentError
-            where it does not apply, before it has changed anything.
+            where it does not apply.
     """
 
     key: str

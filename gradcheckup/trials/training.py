@@ -19,6 +19,8 @@ from gradcheckup.treatments.course import Treated
 
 _FEWEST_TO_SET_ASIDE = 5
 _SET_ASIDE = 0.2
+_IGNORED = -100
+"""Targets that torch's cross-entropy leaves out unless it is told others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +154,10 @@ def _classes(model: nn.Module, batch: Any, objective: Objective) -> tuple[Tensor
     if not targets.is_floating_point() and outputs.ndim == targets.ndim + 1:
         classes_last = outputs.shape[:-1] == targets.shape
         said = outputs.argmax(-1 if classes_last else 1)
-        return (said.flatten(), targets.flatten()) if said.shape == targets.shape else None
+        if said.shape != targets.shape:
+            return None
+        counts = targets != getattr(objective.criterion, "ignore_index", _IGNORED)
+        return (said[counts], targets[counts]) if counts.any() else None
     binary = bool(((targets == 0) | (targets == 1)).all())
     if binary and outputs.numel() == targets.numel() and _is_binary(objective.criterion):
         given = isinstance(objective.criterion, nn.BCELoss)
