@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from gradcheckup.errors import LossError
 from gradcheckup.probe import batches
 from gradcheckup.probe.arguments import check_arguments
-from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
+from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective, own_loss
 from gradcheckup.probe.subject import OptimizerSource, check_trainable, unwrap
 from gradcheckup.targets.inference import infer_data
 from gradcheckup.treatments.course import Treated, administer, parse
@@ -67,7 +68,8 @@ def treat(
     model = unwrap(model)
     check_trainable(model)
     batch = _one_batch(model, data, seed)
-    return administer(model, optimizer, doses, run(batch, Objective(criterion, compute_loss)), seed)
+    loss = copy.deepcopy(criterion) if isinstance(criterion, nn.Module) else criterion
+    return administer(model, optimizer, doses, run(batch, Objective(loss, compute_loss)), seed)
 
 
 def run(batch: Any, objective: Objective) -> Callable[[nn.Module], Tensor]:
@@ -84,6 +86,9 @@ def _reduced(batch: Any, objective: Objective, model: nn.Module) -> Tensor:
     if objective.criterion is not None or objective.compute_loss is not None:
         return objective.loss(model, given)
     outputs = objective.outputs(model, given)
+    own = own_loss(outputs)
+    if isinstance(own, Tensor) and own.is_floating_point():
+        outputs = own
     totals = [each.double().sum() for each in batches.leaves(outputs) if each.is_floating_point()]
     if not totals:
         raise LossError("expected floating-point outputs, got none: give compute_loss")

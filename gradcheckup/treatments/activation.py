@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
+from gradcheckup.capture import class_name
 from gradcheckup.errors import TreatmentError
 from gradcheckup.treatments import recurrence
 from gradcheckup.treatments.anatomy import ActivationSite, Anatomy, examine
@@ -42,7 +43,7 @@ def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
     modules = list(dict.fromkeys(site.owner for site in sites if not site.functional))
     replacement = _MODULES[variant].__name__
     snippets = [assignments(model, dict.fromkeys(modules, f"nn.{replacement}()"))]
-    snippets += _advice(model, sites, variant)
+    snippets += _advice(model, sites, variant, swaps)
     for name in modules:
         replace_module(model, name, _MODULES[variant]())
     for owner, of_owner in swaps.items():
@@ -149,12 +150,26 @@ def _inside(name: str, owner: str) -> bool:
     return not owner or name.startswith(f"{owner}.")
 
 
-def _advice(model: nn.Module, sites: list[ActivationSite], variant: str) -> Iterator[str]:
+def _advice(
+    model: nn.Module,
+    sites: list[ActivationSite],
+    variant: str,
+    swaps: Mapping[str, Mapping[str, Swap]],
+) -> Iterator[str]:
     """What to change in the source where functions are called."""
     functions = [site for site in sites if site.functional]
-    places = ((type(model.get_submodule(site.owner)).__name__, site.kind) for site in functions)
-    for where, kind in dict.fromkeys(places):
-        yield f"# in {where}.forward: F.{variant}(...) in place of {kind}"
+    places = (
+        (class_name(model.get_submodule(site.owner)), site.kind, _some_stay(swaps, site))
+        for site in functions
+    )
+    for where, kind, some_stay in dict.fromkeys(places):
+        between = " between layers; gates and what stands at the loss stay" if some_stay else ""
+        yield f"# in {where}.forward: F.{variant}(...) in place of {kind}{between}"
+
+
+def _some_stay(swaps: Mapping[str, Mapping[str, Swap]], site: ActivationSite) -> bool:
+    swap = swaps.get(site.owner, {}).get(site.kind)
+    return swap is not None and bool(swap.kept)
 
 
 def _in_front(anatomy: Anatomy, sites: list[ActivationSite]) -> tuple[str, ...]:

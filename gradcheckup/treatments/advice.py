@@ -47,6 +47,8 @@ def residual(model: nn.Module, layers: list[WeightLayer]) -> Advice:
     inner = "x"
     for layer in layers:
         inner = f"{_seen_from(model, owner, layer)}({inner})"
+        if layer.normalised:
+            inner = f"norm({inner})"
         for kind in layer.activations:
             inner = f"{kind}({inner})"
     return Advice(_forward_of(model, owner), f"x = x + {inner}")

@@ -238,13 +238,19 @@ def _apply(patient: Patient, dose: Dose) -> tuple[Optimizer | None, Effect]:
     held = parameters_of(patient.optimizer) if patient.optimizer else ()
     tensors = [*patient.model.parameters(), *held]
     before = {tensor: tensor.detach().clone() for tensor in tensors}
+    names = dict(patient.model.named_parameters())
     try:
         effect = dose.treatment.apply(patient, dose.variant, dose.options)
     except TreatmentError as error:
         raise TreatmentError(f"{dose} does not apply: {error}") from error
+    except Exception as error:
+        raise TreatmentError(
+            f"{dose} does not apply: the model cannot be changed so: {one_line(error)}",
+            traceback_text=user_traceback(error),
+        ) from error
     optimizer = effect.optimizer or patient.optimizer
     if optimizer:
-        follow(optimizer, patient.model, before)
+        follow(optimizer, patient.model, before, names)
     return optimizer, effect
 
 

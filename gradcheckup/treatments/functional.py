@@ -86,7 +86,14 @@ def _swapped(base: type[nn.Module]) -> type[nn.Module]:
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
     }
-    return type(base.__name__, (base,), body)
+    return type(base.__name__, (_Unannounced, base), body)
+
+
+class _Unannounced:
+    """A class made on the fly is none of the user's, and not told to `__init_subclass__`."""
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        pass
 
 
 def _restored(base: type[nn.Module]) -> nn.Module:

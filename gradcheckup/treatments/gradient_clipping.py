@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from gradcheckup.errors import TreatmentError
 from gradcheckup.probe.subject import default_optimizer, parameters_of
 from gradcheckup.treatments.clipping import Clip, clip_of, clipped
+from gradcheckup.treatments.optimizers import parameters_code
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 _OPTIONS = {"norm": "max_norm", "value": "clip_value"}
@@ -22,10 +23,11 @@ def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effe
     if variant == "value" and any(each.is_complex() for each in parameters_of(optimizer)):
         raise TreatmentError("complex gradients have no order to clip by: take norm")
     clipped(optimizer, Clip(variant, bound))
-    call = f"clip_grad_{variant}_(model.parameters(), {option}={bound:g})"
+    given = parameters_code(optimizer, patient.model)
+    call = f"clip_grad_{variant}_({given}, {option}={bound:g})"
     return Effect(
         changes=(Change(f"gradients clipped by {variant} at {bound:g} before each update"),),
-        snippet=f"torch.nn.utils.{call}  # after loss.backward(), before optimizer.step()",
+        snippet=f"# after loss.backward(), before optimizer.step():\ntorch.nn.utils.{call}",
         optimizer=optimizer,
     )
 

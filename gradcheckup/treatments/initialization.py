@@ -226,12 +226,17 @@ _CALLS = {
     "std": "nn.init.normal_(layer.weight, std=std)",
     "gain": "nn.init.orthogonal_(layer.weight, gain)",
 }
+_TURNED = "nn.init.orthogonal_(layer.weight.data.float(), gain)"
+_NARROW = {**_CALLS, "gain": f"layer.weight.data.copy_({_TURNED})"}
+"""For formats that torch knows no QR decomposition of."""
 
 
 def _loop(model: nn.Module, drawn: list[Drawn], size: str, turned: bool) -> Iterator[str]:
     """Lines that go through layers; weights that are tied to those of others have no size."""
     shifted = any(each.offset for each in drawn)
     biased = [is_drawn(model.get_submodule(each.name).bias) for each in drawn]
+    weights = [model.get_submodule(each.name).weight for each in drawn]
+    narrow = any(each.dtype in (torch.float16, torch.bfloat16) for each in weights)
     names = [*filter(None, [size]), *(["offset"] if shifted else [])]
     rows = [
         (each.name, ", ".join(f"{getattr(each, name):.3g}" for name in names)) for each in drawn
@@ -240,7 +245,7 @@ def _loop(model: nn.Module, drawn: list[Drawn], size: str, turned: bool) -> Iter
     yield from (f"    {row}," for row in folded(model, rows))
     yield "):"
     if size:
-        yield f"    {_CALLS[size]}"
+        yield f"    {(_NARROW if narrow else _CALLS)[size]}"
     if not any(biased):
         return
     if not all(biased):

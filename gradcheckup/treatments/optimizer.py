@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch.optim import Optimizer
 
 from gradcheckup.errors import TreatmentError
 from gradcheckup.probe.subject import default_optimizer
-from gradcheckup.treatments.optimizers import exchanged, weight_decays
+from gradcheckup.treatments.optimizers import exchanged, parameters_code, weight_decays
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 _CLASSES = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
@@ -24,13 +25,33 @@ def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effe
     arguments = f"lr={rate:g}"
     if decays != {0.0} and len(decays) == 1:
         arguments += f", weight_decay={decays.pop():g}"
-    groups = len(present.param_groups)
-    note = "" if groups == 1 else f"  # in the {groups} groups that there are, with their settings"
+    changed = f"{kind.__name__}({arguments}) in place of {type(present).__name__}"
+    if len(decays) > 1 or len({group["lr"] for group in present.param_groups}) > 1:
+        given = _groups(present, rate)
+    else:
+        given = f"{parameters_code(present, patient.model)}, {arguments}"
     return Effect(
-        changes=(Change(f"{kind.__name__}({arguments}) in place of {type(present).__name__}"),),
-        snippet=f"optimizer = torch.optim.{kind.__name__}(model.parameters(), {arguments}){note}",
+        changes=(Change(changed),),
+        snippet=f"optimizer = torch.optim.{kind.__name__}({given})",
         optimizer=exchanged(present, kind, rate),
     )
+
+
+def _groups(present: Optimizer, rate: float) -> str:
+    """Code for the groups that there are, with the settings that the new optimizer takes over."""
+    rates = [group["lr"] for group in present.param_groups]
+    first = next((index for index, own in enumerate(rates) if own), None)
+    own = f'{rate:g} * group["lr"] / optimizer.param_groups[{first}]["lr"]'
+    settings = ['"params": group["params"]', f'"lr": {own if first is not None else f"{rate:g}"}']
+    if any(weight_decays(present)):
+        settings.append('"weight_decay": group["weight_decay"]')
+    inside = [
+        "{",
+        *(f"    {each}," for each in settings),
+        "}",
+        "for group in optimizer.param_groups",
+    ]
+    return "\n".join(["", "    [", *(f"        {line}" for line in inside), "    ]", ""])
 
 
 TREATMENT = Treatment(

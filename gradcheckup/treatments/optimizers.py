@@ -15,27 +15,38 @@ from gradcheckup.probe.subject import parameters_of
 from gradcheckup.treatments.clipping import clip_of, clipped
 
 
-def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[Tensor, Tensor]) -> None:
+def follow(
+    optimizer: Optimizer,
+    model: nn.Module,
+    before: Mapping[Tensor, Tensor],
+    names: Mapping[str, Tensor],
+) -> None:
     """Has an optimizer update the parameters that a treated model has now.
 
-    New parameters join the largest group, those that are gone leave theirs, and what the optimizer
-    knows of a parameter is forgotten where the treatment has changed it.
+    A parameter in the place of another one joins its group, and any other new one the largest;
+    those that are gone leave theirs. What the optimizer knows of a parameter is forgotten where the
+    treatment has changed it.
 
     Args:
         optimizer: Bound to the model before the treatment; changed in place.
         model: The treated model.
         before: The values of the optimizer's parameters before the treatment.
+        names: The model's parameters before the treatment.
     """
     now = [each for each in model.parameters() if each.requires_grad]
     existing = {id(each) for each in model.parameters()}
+    largest = max(optimizer.param_groups, key=lambda group: len(group["params"]))
+    homes = {id(each): group for group in optimizer.param_groups for each in group["params"]}
     for group in optimizer.param_groups:
         # Parameters of the loss are in no model and stay. LBFGS holds on to the list itself.
         group["params"][:] = [
             each for each in group["params"] if id(each) in existing or each not in before
         ]
     held = {id(each) for each in parameters_of(optimizer)}
-    largest = max(optimizer.param_groups, key=lambda group: len(group["params"]))
-    largest["params"] += [each for each in now if id(each) not in held and each not in before]
+    places = {id(each): name for name, each in model.named_parameters()}
+    for each in now:
+        if id(each) not in held and each not in before:
+            homes.get(id(names.get(places[id(each)])), largest)["params"].append(each)
     gone = [
         parameter
         for parameter, values in before.items()
@@ -73,6 +84,18 @@ def exchanged(optimizer: Optimizer, kind: type[Optimizer], rate: float) -> Optim
     if clip:
         clipped(other, clip)
     return other
+
+
+def parameters_code(optimizer: Optimizer, model: nn.Module) -> str:
+    """How the user's code gets at what an optimizer updates."""
+    own = {id(each) for each in model.parameters()}
+    trained = {id(each) for each in model.parameters() if each.requires_grad}
+    held = {id(each) for each in parameters_of(optimizer)}
+    if trained <= held <= own:
+        return "model.parameters()"
+    if len(optimizer.param_groups) == 1:
+        return 'optimizer.param_groups[0]["params"]'
+    return '[each for group in optimizer.param_groups for each in group["params"]]'
 
 
 def weight_decays(optimizer: Optimizer) -> list[float]:

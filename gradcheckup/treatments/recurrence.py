@@ -88,13 +88,15 @@ def code(model: nn.Module, layer: WeightLayer, factors: Mapping[str, float]) -> 
     name, module = reference(model, layer.name), model.get_submodule(layer.name)
     size = f"{name}.hidden_size"
     start = "nn.init.eye_" if is_relu(module) else "nn.init.orthogonal_"
+    narrow = any(each.dtype in (torch.float16, torch.bfloat16) for each in module.parameters())
+    filled = f"gate.copy_({start}(gate.float()))" if narrow else f"{start}(gate)"
     frozen = not all(each.requires_grad for each in module.parameters(recurse=False))
     lines = [
         f"for name, values in {name}.named_parameters():",
         *(("    if not values.requires_grad:", "        continue") if frozen else ()),
         '    if name.startswith("weight_hh"):',
         f"        for gate in values.data.split({size}):",
-        f"            {start}(gate)",
+        f"            {filled}",
         '    elif name.startswith("weight_ih"):',
         f"        for gate in values.data.split({size}):",
         "            nn.init.xavier_normal_(gate)",

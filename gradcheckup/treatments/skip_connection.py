@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
 
 from torch import nn
 
@@ -40,7 +42,7 @@ def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effe
             else "no layer that is not bypassed already keeps the shape of its input: "
             "give hidden layers the same width"
         )
-    return _residual(patient.model, stretches)
+    return _residual(patient.model, stretches, _called_sequences(patient))
 
 
 def _chains(anatomy: Anatomy) -> Iterator[list[WeightLayer]]:
@@ -72,14 +74,27 @@ def _stretches(
             start += 1
 
 
+def _called_sequences(patient: Patient) -> set[str]:
+    """The Sequentials whose own forward runs; others are lists that a forward walks along."""
+    called: set[str] = set()
+    twin = copy.deepcopy(patient.model)
+    for name, module in twin.named_modules():
+        if type(module) is nn.Sequential:
+            module.register_forward_hook(lambda *_, name=name: called.add(name))
+    replace(patient, model=twin).run()
+    return called
+
+
 def _residual(
-    model: nn.Module, stretches: list[tuple[WeightLayer, WeightLayer, list[WeightLayer]]]
+    model: nn.Module,
+    stretches: list[tuple[WeightLayer, WeightLayer, list[WeightLayer]]],
+    called: Container[str],
 ) -> Effect:
     blocks: list[list[str]] = []
     in_forward: list[advice.Advice] = []
     for first, behind, layers in stretches:
         block = _in_sequence(model, first.name, behind.name)
-        if block:
+        if block and first.name.rpartition(".")[0] in called:
             blocks.append(block)
         else:
             in_forward.append(advice.residual(model, layers))
@@ -138,6 +153,8 @@ def _is_run_next(model: nn.Module, name: str, layer: str) -> bool:
 def _why_not(anatomy: Anatomy) -> str:
     if any(layer.recurrent for layer in anatomy.layers):
         return "a layer is called again on what it made before, as in a loop over time"
+    if any(layer.calls > 1 for layer in anatomy.layers):
+        return "layers are called several times, as in an encoder of two inputs"
     if any(len(layer.sources) > 1 for layer in anatomy.layers):
         return "its layers are bypassed already"
     return "there are no two weight layers in a row"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
@@ -34,7 +35,11 @@ def _access(holder: nn.Module, key: str) -> str:
         return f'["{key}"]'
     if isinstance(holder, (nn.Sequential, nn.ModuleList)) and not key.isidentifier():
         return f"[{_position(holder, key)}]"
-    return f".{key}" if key.isidentifier() else f'.get_submodule("{key}")'
+    return f".{key}" if _is_attribute(key) else f'.get_submodule("{key}")'
+
+
+def _is_attribute(key: str) -> bool:
+    return key.isidentifier() and not keyword.iskeyword(key)
 
 
 def _position(holder: nn.Module, key: str) -> int:
@@ -96,24 +101,53 @@ def assignments(model: nn.Module, expressions: Mapping[str, str]) -> str:
         expressions: By name of the old module, the new one, with ``{}`` for the old one.
     """
     lines: list[str] = []
-    for (parent, expression), group in groupby(
-        expressions.items(), key=lambda item: (item[0].rpartition(".")[0], item[1])
+    others = {name: _other_names(model, name) for name in expressions}
+    for (parent, expression, alone), group in groupby(
+        expressions.items(),
+        key=lambda item: (item[0].rpartition(".")[0], item[1], bool(others[item[0]])),
     ):
-        keys = [name.rpartition(".")[2] for name, _ in group]
-        if len(keys) < 3:
-            lines += [assignment(model, f"{parent}.{key}".strip("."), expression) for key in keys]
+        names = [name for name, _ in group]
+        if alone or len(names) < _FEWEST_TO_FOLD:
+            lines += [assignment(model, name, expression, others[name]) for name in names]
         else:
-            lines += _loop(model, parent, keys, expression)
+            lines += _loop(model, parent, [name.rpartition(".")[2] for name in names], expression)
     return "\n".join(lines)
 
 
-def assignment(model: nn.Module, name: str, expression: str) -> str:
-    """Code that puts a new module in the place of one old one, which ``{}`` stands for."""
-    parent, _, key = name.rpartition(".")
+def _other_names(model: nn.Module, name: str) -> list[str]:
+    """Where else a module is registered."""
+    module = model.get_submodule(name)
+    every = model.named_modules(remove_duplicate=False)
+    return [other for other, each in every if each is module and not _is_same(model, name, other)]
+
+
+def _is_same(model: nn.Module, name: str, other: str) -> bool:
+    """Whether two names are of one place, in a parent that has two names itself."""
+    (parent, _, key), (holder, _, its) = name.rpartition("."), other.rpartition(".")
+    return key == its and model.get_submodule(parent) is model.get_submodule(holder)
+
+
+def assignment(model: nn.Module, name: str, expression: str, others: Sequence[str] = ()) -> str:
+    """Code that puts a new module in the place of one old one, which ``{}`` stands for.
+
+    Args:
+        model: As it is before.
+        name: Of the old module.
+        expression: The new one.
+        others: Names under which the old one is registered as well.
+    """
     old = reference(model, name)
-    if old.endswith(")"):  # no name that code could assign to
-        return f'setattr({reference(model, parent)}, "{key}", {expression.format(old)})'
-    return f"{old} = {expression.format(old)}"
+    lines = [_set(model, name, expression.format(old))]
+    lines += [_set(model, other, old) for other in others]
+    return "\n".join(lines)
+
+
+def _set(model: nn.Module, name: str, value: str) -> str:
+    parent, _, key = name.rpartition(".")
+    place = reference(model, name)
+    if place.endswith(")"):  # no name that code could assign to
+        return f'setattr({reference(model, parent)}, "{key}", {value})'
+    return f"{place} = {value}"
 
 
 def _indices(positions: Sequence[int]) -> str:

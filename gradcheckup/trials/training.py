@@ -19,6 +19,7 @@ from gradcheckup.treatments.course import Treated
 
 _FEWEST_TO_SET_ASIDE = 5
 _SET_ASIDE = 0.2
+_FEWEST_CLASSES = 2
 _IGNORED = -100
 """Targets that torch's cross-entropy leaves out unless it is told others."""
 
@@ -152,10 +153,10 @@ def _classes(model: nn.Module, batch: Any, objective: Objective) -> tuple[Tensor
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or not targets.numel():
         return None
     if not targets.is_floating_point() and outputs.ndim == targets.ndim + 1:
-        classes_last = outputs.shape[:-1] == targets.shape
-        said = outputs.argmax(-1 if classes_last else 1)
-        if said.shape != targets.shape:
+        dim = _class_dim(outputs, targets, objective.criterion)
+        if dim is None or outputs.shape[dim] < _FEWEST_CLASSES:
             return None
+        said = outputs.argmax(dim)
         counts = targets != getattr(objective.criterion, "ignore_index", _IGNORED)
         return (said[counts], targets[counts]) if counts.any() else None
     binary = bool(((targets == 0) | (targets == 1)).all())
@@ -164,6 +165,19 @@ def _classes(model: nn.Module, batch: Any, objective: Objective) -> tuple[Tensor
         said = outputs.reshape(targets.shape) > (0.5 if given else 0.0)
         return said.flatten(), targets.bool().flatten()
     return None
+
+
+def _class_dim(outputs: Tensor, targets: Tensor, criterion: Any) -> int | None:
+    """Which dimension of the outputs the classes are in; None where the shapes do not tell.
+
+    Torch's own losses have them in dimension 1, any others last where both would fit.
+    """
+    last = outputs.shape[:-1] == targets.shape
+    second = outputs.shape[:1] == targets.shape[:1] and outputs.shape[2:] == targets.shape[1:]
+    own = (getattr(criterion, "__module__", "") or "").startswith("torch.nn")
+    if last and not (second and own):
+        return -1
+    return 1 if second else None
 
 
 def _is_binary(criterion: Any) -> bool:

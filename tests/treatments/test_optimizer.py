@@ -96,6 +96,33 @@ def test_the_snippet_makes_the_same_optimizer(kind: str) -> None:
         assert groups_of(names["optimizer"]) == groups_of(result.optimizer)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_the_snippet_keeps_the_groups(decay: float) -> None:
+    """Of a part of the model, with a rate of 0 in front, as at the start of a warm-up."""
+    model = net()
+    groups: Any = [
+        {"params": [model[0].bias], "lr": 0.0},
+        {"params": [model[2].weight], "lr": 0.5, "weight_decay": decay},
+        {"params": [model[2].bias], "lr": 0.05},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    result = treat(model, "optimizer", X, optimizer=optimizer, lr=0.02)
+    names: dict[str, Any] = {"torch": torch, "model": model, "optimizer": optimizer}
+    exec(result.snippet, names)  # noqa: S102 - what a user does with it
+    found = groups_of(names["optimizer"])
+    assert found == [pytest.approx(each) for each in groups_of(result.optimizer)]
+    assert [each[1] for each in found] == pytest.approx([0.0, 0.02, 0.002])
+
+
+def test_the_snippet_trains_what_the_optimizer_held() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    result = treat(model, "optimizer", X, optimizer=optimizer)
+    names: dict[str, Any] = {"torch": torch, "model": model, "optimizer": optimizer}
+    exec(result.snippet, names)  # noqa: S102 - what a user does with it
+    assert groups_of(names["optimizer"]) == groups_of(result.optimizer) == [(2, 1e-3, 0.0)]
+
+
 def test_weights_decay_as_they_did() -> None:
     """A weight without a gradient shrinks by decay alone: AdamW's w <- (1 - lr decay) w."""
     model = net()
