@@ -214,6 +214,29 @@ def test_whether_a_regression_learns_is_told_from_its_loss(trial: Callable[..., 
     assert [learns(0.5), learns(0.97), learns(math.nan)] == [True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("loss", "other", "beats", "as_good"),
+    [
+        (0.9, 1.0, True, True),
+        (0.96, 1.0, False, True),
+        (-10.6, -10.0, True, True),
+        (-10.0, -10.0, False, True),
+        (-9.6, -10.0, False, True),
+        (-9.4, -10.0, False, False),
+        (-1.0, math.inf, True, True),
+        (math.inf, -1.0, False, False),
+        (math.nan, 1.0, False, False),
+        (1.0, math.nan, True, False),
+    ],
+)
+def test_losses_are_compared_below_zero_as_above(
+    trial: Callable[..., Trial], loss: float, other: float, beats: bool, as_good: bool
+) -> None:
+    one, two = trial("one", None, loss), trial("two", None, other)
+    assert one.beats(two) is beats
+    assert one.is_as_good_as(two) is as_good
+
+
 def test_nothing_helps_against_targets_that_have_nothing_to_do_with_the_inputs() -> None:
     generator = torch.Generator().manual_seed(0)
     data = [
