@@ -283,7 +283,7 @@ def _asked(treatments: str | Iterable[str] | None) -> tuple[str, ...] | None:
     for text in texts:
         parse(text)
     if not texts:
-        raise UsageError("expected at least one treatment, got none; None goes by the findings")
+        raise UsageError("expected at least one treatment, got none: leave them out to go by the findings")
     return texts
 
 

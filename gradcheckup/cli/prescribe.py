@@ -105,7 +105,7 @@ def _try(spec: str, asked: Checkup, options: dict[str, Any], *, to_stdout: bool)
         from gradcheckup.prescribing import prescribe as run
         from gradcheckup.targets import TargetOptions, load_target
 
-        treatments = split(options["treatments"])
+        treatments = split(options["treatments"]) if options["treatments"] else None
         target = load_target(spec, TargetOptions(**asked.target))
         with trial_progress() as on_trial:
             return run(
@@ -114,7 +114,7 @@ def _try(spec: str, asked: Checkup, options: dict[str, Any], *, to_stdout: bool)
                 target.criterion,
                 optimizer=target.optimizer,
                 compute_loss=target.compute_loss,
-                treatments="all" if treatments == ("all",) else treatments or None,
+                treatments="all" if treatments == ("all",) else treatments,
                 budget=_budget(options["budget"]),
                 seeds=options["seeds"],
                 on_trial=on_trial,

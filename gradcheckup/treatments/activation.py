@@ -11,7 +11,7 @@ from gradcheckup.capture import class_name
 from gradcheckup.errors import TreatmentError
 from gradcheckup.treatments import recurrence
 from gradcheckup.treatments.anatomy import ActivationSite, Anatomy, examine
-from gradcheckup.treatments.functional import Swap, swap_functions
+from gradcheckup.treatments.functional import Swap, is_traceable, swap_functions
 from gradcheckup.treatments.initialization import code, critical
 from gradcheckup.treatments.surgery import assignments, replace_module
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
@@ -46,8 +46,9 @@ def _apply(patient: Patient, variant: str, _: Mapping[str, float]) -> Effect:
     snippets += _advice(model, sites, variant, swaps)
     for name in modules:
         replace_module(model, name, _MODULES[variant]())
+    traceable = not swaps or is_traceable(patient.run)
     for owner, of_owner in swaps.items():
-        swap_functions(model.get_submodule(owner), of_owner)
+        swap_functions(model.get_submodule(owner), of_owner, traceable=traceable)
     for name in cells:
         _to_relu(model.get_submodule(name))
         snippets.append(f'# make {name} with nonlinearity="relu"')

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from gradcheckup.activations import FUNCTIONS
@@ -59,20 +62,78 @@ class _Swapping(TorchFunctionMode):
         return function(swap.target)(given)
 
 
-def swap_functions(module: nn.Module, swaps: Mapping[str, Swap]) -> None:
+class _Tracing(TorchFunctionMode):
+    """Tells whether `torch.compile` would show a function mode all activations that are called.
+
+    It does not show functions that work in place (it does methods), nor what `F.sigmoid` and
+    `F.tanh` call.
+
+    Attributes:
+        shown: Whether it would.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: bool = True
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        caller = sys._getframe(1).f_code  # noqa: SLF001 - as `inspect` does, and quicker
+        in_place = func.__name__.endswith("_") and func not in _METHODS
+        if func in FUNCTIONS and (in_place or caller in _INLINED):
+            self.shown = False
+        return func(*args, **(kwargs or {}))
+
+
+_INLINED = frozenset(each.__code__ for each in (F.sigmoid, F.tanh))
+_METHODS = frozenset(
+    each for each in FUNCTIONS if getattr(torch.Tensor, each.__name__, None) is each
+)
+
+
+def is_traceable(run: Callable[[], Any]) -> bool:
+    """Whether `torch.compile` shows all activations that a function calls."""
+    with _Tracing() as tracing:
+        run()
+    shown: bool = tracing.shown
+    return shown
+
+
+def swap_functions(module: nn.Module, swaps: Mapping[str, Swap], *, traceable: bool = True) -> None:
     """Has a module's own forward call other activations, from the next call on.
 
     The module becomes an instance of a subclass of its class, which can be copied and pickled.
     `torch.compile` traces it as it traces the class; TorchScript cannot.
+
+    Args:
+        module: Changed in place.
+        swaps: By kind, what to call instead.
+        traceable: Whether `torch.compile` may trace the forward; else it runs as it is.
     """
     module.__class__ = _swapped(type(module))  # type: ignore[arg-type]
     module.swapped_functions = dict(swaps)  # type: ignore[assignment]
+    module.swapped_traceable = traceable  # type: ignore[assignment]
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _uncompiled(
+    base: type[nn.Module], module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    with _Swapping(module.swapped_functions):
+        return base.forward(module, *args, **kwargs)
 
 
 @functools.cache
 def _swapped(base: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(base.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self.swapped_traceable:
+            return _uncompiled(base, self, args, kwargs)
         with _Swapping(self.swapped_functions):
             return base.forward(self, *args, **kwargs)
 

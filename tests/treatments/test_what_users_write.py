@@ -237,6 +237,26 @@ def test_an_error_of_the_model_in_the_middle_of_a_treatment_is_a_refusal() -> No
         treat(Collecting(), "activation", (X, Y), LOSS)
 
 
+@pytest.mark.parametrize("call", [torch.relu_, F.sigmoid, Tensor.relu_, torch.tanh])
+def test_a_compiled_model_calls_the_new_activation_as_well(call: Any) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.out = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.out(call(self.b(call(self.a(x)))))
+            return out
+
+    model = Net()
+    treated = treat(model, "activation:gelu", (X, Y), LOSS).model
+    model.load_state_dict(treated.state_dict())
+    with torch.no_grad():
+        found = torch.compile(treated, backend="eager")(X)
+        torch.testing.assert_close(found, treated(X))
+        assert not torch.allclose(found, model(X))
+
+
 # -- what is the user's stays the user's -----------------------------------------------------------
 
 
