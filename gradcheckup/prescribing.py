@@ -28,6 +28,7 @@ from gradcheckup.tracebacks import one_line
 from gradcheckup.treating import run
 from gradcheckup.treatments import TREATMENTS
 from gradcheckup.treatments.course import Dose, Treated, administer, parse
+from gradcheckup.treatments.naming import renamed
 from gradcheckup.trials import Course, candidates, divided, drawn, in_any_case, measure, train
 
 OnTrial = Callable[[str, int, int], None]
@@ -60,6 +61,7 @@ def prescribe(
     on_trial: OnTrial | None = None,
     subject: str = "",
     assumptions: Iterable[str] = (),
+    names: Mapping[str, str] | None = None,
 ) -> Prescription:
     """Diagnoses a model, tries treatments on copies of it, and ranks them by what they did.
 
@@ -88,6 +90,8 @@ def prescribe(
         on_trial: Called with what is tried, and the numbers of finished and of all steps.
         subject: What to call the model in the reports.
         assumptions: Lines to add to what the reports say was assumed.
+        names: What snippets are to call `model`, `optimizer`, `criterion` and `data`, as
+            ``{"model": "net"}``; these words for those that are left out.
 
     Returns:
         The trials, best first, beside the two controls.
@@ -133,6 +137,7 @@ def prescribe(
         probe=lambda treated, optimizer: examine(treated, optimizer=optimizer),
         before=before,
         seeds=tuple(range(seed, seed + seeds)),
+        names=names or {},
     )
     if isinstance(budget, str):
         clinic = clinic.within(_seconds(budget), trials=len(texts or in_any_case()) + 2)
@@ -149,6 +154,7 @@ class _Clinic:
     probe: Callable[[nn.Module, Optimizer], Report]
     before: Report
     seeds: Sequence[int]
+    names: Mapping[str, str]
 
     def prescribe(self, texts: Sequence[str], on_trial: OnTrial | None) -> Prescription:
         """Makes all trials, and the two controls."""
@@ -203,7 +209,8 @@ class _Clinic:
         for seed in self.seeds:
             treated = self.treat(doses, seed)
             if untrained is None:
-                untrained = treated.copy()
+                snippet = renamed(treated.snippet, self.names)
+                untrained = replace(treated.copy(), snippet=snippet)
 
             def look(optimizer: Optimizer, model: nn.Module = treated.model) -> None:
                 if not reports:
@@ -283,7 +290,9 @@ def _asked(treatments: str | Iterable[str] | None) -> tuple[str, ...] | None:
     for text in texts:
         parse(text)
     if not texts:
-        raise UsageError("expected at least one treatment, got none: leave them out to go by the findings")
+        raise UsageError(
+            "expected at least one treatment, got none: leave them out to go by the findings"
+        )
     return texts
 
 

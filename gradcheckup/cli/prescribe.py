@@ -120,6 +120,7 @@ def _try(spec: str, asked: Checkup, options: dict[str, Any], *, to_stdout: bool)
                 on_trial=on_trial,
                 subject=target.subject,
                 assumptions=target.assumptions,
+                names=target.names,
                 **asked.judging,
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,8 @@ class Target:
         optimizer: An Optimizer bound to the model, a class or partial of one, or None.
         compute_loss: `compute_loss(model, batch)`, or None.
         assumptions: What was not given and had to be guessed, one line each.
+        names: What the file calls its `model`, `optimizer`, `criterion` and `data`, where these
+            are variables of it under other names.
     """
 
     subject: str
@@ -40,6 +42,7 @@ class Target:
     optimizer: Any = None
     compute_loss: Callable[..., Any] | None = None
     assumptions: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +129,18 @@ def load_target(spec: str, options: TargetOptions | None = None) -> Target:
         optimizer=optimizer,
         compute_loss=compute_loss,
         assumptions=(*remarks, *passed_over),
+        names=_names(source, model=model, optimizer=optimizer, criterion=criterion, data=data),
     )
+
+
+def _names(source: Source, **parts: Any) -> dict[str, str]:
+    """By part, the variable of the file that holds it."""
+    found = {}
+    for part, value in parts.items():
+        called = [name for name, held in vars(source.module).items() if held is value]
+        if value is not None and called and part not in called:
+            found[part] = called[0]
+    return found
 
 
 def _renamed(source: Source, name: str) -> Source:
