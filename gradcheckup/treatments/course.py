@@ -207,7 +207,7 @@ def administer(
             before = set(twin.modules())
             follower, effect = _apply(patient, dose)
             plan = Plan(effect.stages) if effect.stages else None
-            wanted = {each for each in twin.modules() if each in ran or _is_norm(each, before)}
+            wanted = {each for each in twin.modules() if each in ran or _has_to_run(each, before)}
             changes += effect.changes
             snippets.append(effect.snippet)
             _check(twin, loss, dose, wanted)
@@ -254,7 +254,7 @@ def _apply(patient: Patient, dose: Dose) -> tuple[Optimizer | None, Effect]:
     return optimizer, effect
 
 
-def _is_norm(module: nn.Module, before: Container[nn.Module]) -> bool:
+def _has_to_run(module: nn.Module, before: Container[nn.Module]) -> bool:
     """Whether a module is new and has to run: no container, and no activation."""
     return module not in before and not any(module.children()) and of_module(module) is None
 
