@@ -115,30 +115,26 @@ def swap_functions(module: nn.Module, swaps: Mapping[str, Swap], *, traceable: b
         swaps: By kind, what to call instead.
         traceable: Whether `torch.compile` may trace the forward; else it runs as it is.
     """
-    module.__class__ = _swapped(type(module))  # type: ignore[arg-type]
+    module.__class__ = _swapped(type(module), traceable)  # type: ignore[arg-type]
     module.swapped_functions = dict(swaps)  # type: ignore[assignment]
-    module.swapped_traceable = traceable  # type: ignore[assignment]
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _uncompiled(
-    base: type[nn.Module], module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def _run(base: type[nn.Module], module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     with _Swapping(module.swapped_functions):
         return base.forward(module, *args, **kwargs)
 
 
 @functools.cache
-def _swapped(base: type[nn.Module]) -> type[nn.Module]:
+def _swapped(base: type[nn.Module], traceable: bool) -> type[nn.Module]:
+    # To switch it off imports the compiler, which takes seconds.
+    run = _run if traceable else torch.compiler.disable(_run)  # type: ignore[no-untyped-call]
+
     @functools.wraps(base.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not self.swapped_traceable:
-            return _uncompiled(base, self, args, kwargs)
-        with _Swapping(self.swapped_functions):
-            return base.forward(self, *args, **kwargs)
+        return run(base, self, args, kwargs)
 
     def reduce(self: Any, _: Any) -> Any:
-        return _restored, (base,), self.__dict__
+        return _restored, (base, traceable), self.__dict__
 
     body = {
         "forward": forward,
@@ -157,6 +153,6 @@ class _Unannounced:
         pass
 
 
-def _restored(base: type[nn.Module]) -> nn.Module:
-    kind: type[nn.Module] = _swapped(base)  # type: ignore[arg-type]
+def _restored(base: type[nn.Module], traceable: bool) -> nn.Module:
+    kind: type[nn.Module] = _swapped(base, traceable)  # type: ignore[arg-type]
     return kind.__new__(kind)
