@@ -27,6 +27,7 @@ from gradcheckup.tracebacks import one_line, user_traceback
 from gradcheckup.treatments import TREATMENTS
 from gradcheckup.treatments.anatomy import Anatomy, examine
 from gradcheckup.treatments.optimizers import follow
+from gradcheckup.treatments.running import called
 from gradcheckup.treatments.stages import Plan
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
@@ -270,17 +271,10 @@ def _check(
         dose: The treatment.
         wanted: Modules that have to run.
     """
-    names = [name for name, module in model.named_modules() if module in wanted]
-    idle = dict.fromkeys(names)
     try:
         with torch.enable_grad():
-            trial = copy.deepcopy(model)
-            for name in names:
-                trial.get_submodule(name).register_forward_hook(
-                    lambda *_, name=name: idle.pop(name, None)
-                )
             # Checkpoints run parts of it again in the backward pass.
-            loss(trial).backward()  # type: ignore[no-untyped-call]
+            ran = called(model, lambda twin: loss(twin).backward())  # type: ignore[no-untyped-call]
             # In eval mode some models read the weights of layers that they call in training.
             loss(copy.deepcopy(model).eval())
     except Exception as error:
@@ -288,8 +282,10 @@ def _check(
             f"{dose} does not apply: the model does not run with it: {one_line(error)}",
             traceback_text=user_traceback(error),
         ) from error
+    names = [name for name, module in model.named_modules() if module in wanted]
+    idle = [name for name in names if name not in ran]
     if idle:
         raise TreatmentError(
-            f"{dose} does not apply: forward does not call {next(iter(idle))} then; it tells "
+            f"{dose} does not apply: forward does not call {idle[0]} then; it tells "
             "layers by their class, or calls them from a list of its own"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -132,6 +133,10 @@ def _swapped(base: type[nn.Module], traceable: bool) -> type[nn.Module]:
     @functools.wraps(base.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         return run(base, self, args, kwargs)
+
+    # TorchScript would find the old source there, and compile that.
+    del forward.__wrapped__
+    forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]
 
     def reduce(self: Any, _: Any) -> Any:
         return _restored, (base, traceable), self.__dict__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from gradcheckup.errors import TreatmentError
 from gradcheckup.treatments import advice
 from gradcheckup.treatments.anatomy import Anatomy, WeightLayer
 from gradcheckup.treatments.dense import connect
+from gradcheckup.treatments.running import called
 from gradcheckup.treatments.shortcuts import Residual, add_around
 from gradcheckup.treatments.surgery import reference, replace_module
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
@@ -76,25 +76,20 @@ def _stretches(
 
 def _called_sequences(patient: Patient) -> set[str]:
     """The Sequentials whose own forward runs; others are lists that a forward walks along."""
-    called: set[str] = set()
-    twin = copy.deepcopy(patient.model)
-    for name, module in twin.named_modules():
-        if type(module) is nn.Sequential:
-            module.register_forward_hook(lambda *_, name=name: called.add(name))
-    replace(patient, model=twin).run()
-    return called
+    names = called(patient.model, lambda twin: replace(patient, model=twin).run())
+    return {name for name in names if type(patient.model.get_submodule(name)) is nn.Sequential}
 
 
 def _residual(
     model: nn.Module,
     stretches: list[tuple[WeightLayer, WeightLayer, list[WeightLayer]]],
-    called: Container[str],
+    sequences: Container[str],
 ) -> Effect:
     blocks: list[list[str]] = []
     in_forward: list[advice.Advice] = []
     for first, behind, layers in stretches:
         block = _in_sequence(model, first.name, behind.name)
-        if block and first.name.rpartition(".")[0] in called:
+        if block and first.name.rpartition(".")[0] in sequences:
             blocks.append(block)
         else:
             in_forward.append(advice.residual(model, layers))

@@ -19,6 +19,7 @@ if not torch.distributed.is_available() or not torch.distributed.is_gloo_availab
 WORKER = Path(__file__).with_name("trainers_worker.py")
 
 
+@pytest.mark.slow
 def test_both_ranks_have_the_report_of_all(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(  # noqa: S603 - our own worker
