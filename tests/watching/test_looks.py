@@ -110,7 +110,7 @@ def test_full_looks_are_128_steps_apart_where_steps_are_close(every: int, apart:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     looks = []
     with gradcheckup.watch(model, optimizer, every=every) as monitor:
-        monitor.on_sample(lambda each: looks.append(each.report().recording.steps[-1].index))
+        monitor.on_sample(lambda each: looks.append(each.run.trace.steps[-1].index))
         for _ in range(3 * apart):
             _step(model, optimizer, torch.randn(5, 6))
     indexes = sorted(set(looks))
