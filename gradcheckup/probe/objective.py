@@ -72,8 +72,7 @@ class Objective:
                 "expected batches (inputs, targets) for the criterion, but they carry no targets: "
                 "give compute_loss(model, batch) instead"
             )
-        from_torch = (getattr(criterion, "__module__", "") or "").startswith("torch.nn")
-        if from_torch and not isinstance(outputs, Tensor):
+        if is_torchs(criterion) and not isinstance(outputs, Tensor):
             outputs = self._main(outputs)
         return criterion(outputs, targets)
 
@@ -132,6 +131,11 @@ def main_output(outputs: Any) -> tuple[Any, str]:
     if first is None:
         return outputs, ""
     return first, f"the first tensor of the {_kind(outputs)}"
+
+
+def is_torchs(criterion: Any) -> bool:
+    """Whether a criterion is one of torch's own losses, as a module or a function."""
+    return (getattr(criterion, "__module__", "") or "").startswith("torch.nn")
 
 
 def own_loss(outputs: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
@@ -148,6 +148,11 @@ def _sums(module: Mixing) -> Tensor:
     return weight.flatten(1).sum(1)
 
 
+def is_narrow(weights: Iterable[Tensor]) -> bool:
+    """Whether torch knows no QR decomposition of a format among these, as `orthogonal_` needs."""
+    return any(each.dtype in (torch.float16, torch.bfloat16) for each in weights)
+
+
 def orthogonal(weight: Tensor, gain: float = 1.0) -> None:
     """Orthogonal weights (Saxe, McClelland & Ganguli 2014): every direction keeps its size."""
     # The decomposition behind it exists in full precision alone.
@@ -228,15 +233,13 @@ _CALLS = {
 }
 _TURNED = "nn.init.orthogonal_(layer.weight.data.float(), gain)"
 _NARROW = {**_CALLS, "gain": f"layer.weight.data.copy_({_TURNED})"}
-"""For formats that torch knows no QR decomposition of."""
 
 
 def _loop(model: nn.Module, drawn: list[Drawn], size: str, turned: bool) -> Iterator[str]:
     """Lines that go through layers; weights that are tied to those of others have no size."""
     shifted = any(each.offset for each in drawn)
     biased = [is_drawn(model.get_submodule(each.name).bias) for each in drawn]
-    weights = [model.get_submodule(each.name).weight for each in drawn]
-    narrow = any(each.dtype in (torch.float16, torch.bfloat16) for each in weights)
+    narrow = is_narrow(model.get_parameter(f"{each.name}.weight".strip(".")) for each in drawn)
     names = [*filter(None, [size]), *(["offset"] if shifted else [])]
     rows = [
         (each.name, ", ".join(f"{getattr(each, name):.3g}" for name in names)) for each in drawn

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcheckup.treatments.anatomy import WeightLayer
-from gradcheckup.treatments.initialization import orthogonal
+from gradcheckup.treatments.initialization import is_narrow, orthogonal
 from gradcheckup.treatments.memory import scale_inputs
 from gradcheckup.treatments.surgery import reference
 
@@ -88,7 +88,7 @@ def code(model: nn.Module, layer: WeightLayer, factors: Mapping[str, float]) -> 
     name, module = reference(model, layer.name), model.get_submodule(layer.name)
     size = f"{name}.hidden_size"
     start = "nn.init.eye_" if is_relu(module) else "nn.init.orthogonal_"
-    narrow = any(each.dtype in (torch.float16, torch.bfloat16) for each in module.parameters())
+    narrow = is_narrow(module.parameters())
     filled = f"gate.copy_({start}(gate.float()))" if narrow else f"{start}(gate)"
     frozen = not all(each.requires_grad for each in module.parameters(recurse=False))
     lines = [

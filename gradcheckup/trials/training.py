@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from gradcheckup.prescription import Outcome
 from gradcheckup.probe import batches
-from gradcheckup.probe.objective import Objective
+from gradcheckup.probe.objective import Objective, is_torchs
 from gradcheckup.probe.safekeeping import random_state
 from gradcheckup.treatments.course import Treated
 
@@ -174,8 +174,7 @@ def _class_dim(outputs: Tensor, targets: Tensor, criterion: Any) -> int | None:
     """
     last = outputs.shape[:-1] == targets.shape
     second = outputs.shape[:1] == targets.shape[:1] and outputs.shape[2:] == targets.shape[1:]
-    own = (getattr(criterion, "__module__", "") or "").startswith("torch.nn")
-    if last and not (second and own):
+    if last and not (second and is_torchs(criterion)):
         return -1
     return 1 if second else None
 
