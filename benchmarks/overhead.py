@@ -15,6 +15,7 @@ import contextlib
 import importlib.util
 import itertools
 import logging
+import math
 import random
 import shutil
 import statistics
@@ -134,6 +135,14 @@ class Times:
         return statistics.median(a / b for a, b in zip(self.watched, self.plain, strict=True))
 
     @property
+    def error(self) -> float:
+        """Standard error of the median, as of normal noise whose quartiles are the ratios'."""
+        ratios = [a / b for a, b in zip(self.watched, self.plain, strict=True)]
+        lower, _, upper = statistics.quantiles(ratios, n=4)
+        # sqrt(pi / 2) errors of the mean; quartiles of a normal are 1.349 deviations apart
+        return 1.2533 * (upper - lower) / 1.349 / math.sqrt(len(ratios))
+
+    @property
     def whole(self) -> float:
         """Of all turns together, so that steps measured in full count as often as they come."""
         return sum(self.watched) / sum(self.plain)
@@ -193,14 +202,15 @@ def peak(workload: Workload, attach: Way | None) -> int:
 @click.option("--rounds", default=40, show_default=True, type=click.IntRange(min=3))
 @click.option("--only", help="Workloads whose name begins like this.", default="")
 @click.option("--memory/--no-memory", default=True, show_default=True)
-def main(rounds: int, only: str, memory: bool) -> None:
+@click.option("--peers/--no-peers", default=True, show_default=True, help="Time other tools too.")
+def main(rounds: int, only: str, memory: bool, peers: bool) -> None:
     """Print the ratio of watched to plain training, for three loops."""
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     known = {
         name: way
         for name, way in WAYS.items()
-        if name not in _NEEDS or importlib.util.find_spec(_NEEDS[name])
+        if name not in _NEEDS or (peers and importlib.util.find_spec(_NEEDS[name]))
     }
     click.echo(f"{rounds} rounds of {TURN} steps on {device.type}, torch {torch.__version__}")
     click.echo("| loop | way | median ratio | of all steps | peak memory |")
@@ -211,7 +221,8 @@ def main(rounds: int, only: str, memory: bool) -> None:
         plain = peak(workload, None) if memory else 0
         for way, times in measure(workload, known, rounds, device).items():
             share = f"{peak(workload, known[way]) / plain:.3f}" if plain else "–"
-            click.echo(f"| {name} | {way} | {times.median:.3f} | {times.whole:.3f} | {share} |")
+            ratio = f"{times.median:.3f} ± {times.error:.3f}"
+            click.echo(f"| {name} | {way} | {ratio} | {times.whole:.3f} | {share} |")
 
 
 if __name__ == "__main__":

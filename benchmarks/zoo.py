@@ -107,8 +107,10 @@ def train(name: str, setting: str, *, side: int, steps: int, seed: int, limit: f
     """Trains a model from scratch.
 
     Raises:
-        TooLargeError: By its first steps it would take more than `limit` seconds.
+        TooLargeError: By its first steps it would take more than `limit` seconds, or that is 0.
     """
+    if not limit:
+        raise TooLargeError("not trained")
     model = build(name, seed)
     optimizer = SETTINGS[setting](model.parameters())
     losses: list[float] = []

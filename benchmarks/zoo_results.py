@@ -24,14 +24,14 @@ class Line:
         side: Height and width of the images.
         steps: Training steps.
         seed: Seed of initialisation and batches.
-        label: See `zoo.Outcome`; empty where it was skipped.
+        label: See `zoo.Outcome`; empty where it was not trained.
         loss: See `zoo.Outcome`.
         peak: See `zoo.Outcome`.
         healthy: The verdict; None where it was skipped.
         ratios: End-to-end gradient ratio at the first and at the last step of the probe, where it
             is finite.
         findings: Code and severity of the findings.
-        note: Why it was skipped.
+        note: Why it was skipped, or not trained.
     """
 
     model: str
@@ -85,10 +85,10 @@ def table(lines: Iterable[Line]) -> Table:
             line.setting,
             _number(line.loss),
             _number(line.peak),
-            line.label or "skipped",
+            line.label or ("skipped" if line.healthy is None else "not trained"),
             f"**{verdict}**" if line.wrong else verdict,
             " … ".join(map(_number, line.ratios)),
-            line.note or "; ".join(line.findings),
+            "; ".join(filter(None, (*line.findings, line.note))),
         )
     return view
 

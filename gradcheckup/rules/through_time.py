@@ -26,16 +26,17 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         return course.blind(resolution) >= thresholds.blind_share * course.length
 
     blind = _persistent(recording, forgets)
-    faint = blind or _persistent(recording, lambda course: course.blind(low) > 0)
+    unmoved = blind or _unmoved(recording, thresholds)
+    faint = unmoved or _persistent(recording, lambda course: course.blind(low) > 0)
     # To forget matters where the rest of the sequence does not tell enough.
     bearings = [_bearing(recording, name, thresholds.dependence) for name in faint]
     nothing = bearings == ["none"] * len(faint)
     if blind or (faint and nothing):
-        lost = bool(blind) and nothing and all(_decides(recording, name) for name in blind)
+        lost = bool(unmoved) and nothing and all(_decides(recording, name) for name in unmoved)
         yield _vanishing(
             recording,
             faint,
-            resolution if blind else low,
+            resolution if blind else thresholds.time_ratio_critical if unmoved else low,
             Severity.CRITICAL if lost else Severity.WARNING,
             "none" if nothing else next(each for each in bearings if each != "none"),
         )
@@ -55,6 +56,26 @@ def _persistent(recording: Recording, holds: Holds) -> dict[str, Steps]:
     return {
         name: steps for name in names if (steps := query.persistent(recording, _shows(name, holds)))
     }
+
+
+def _unmoved(recording: Recording, thresholds: Thresholds) -> dict[str, Steps]:
+    """Layers that nothing brings to see their first steps: these are faint, and updates small."""
+    if query.is_adaptive(recording):
+        return {}
+    limit = thresholds.time_ratio_critical
+    faint = _persistent(recording, lambda course: course.blind(limit) > 0)
+    return {
+        name: steps
+        for name, steps in faint.items()
+        if not _moves(recording, name, thresholds.moving_update)
+    }
+
+
+def _moves(recording: Recording, name: str, share: float) -> bool:
+    """Whether a large learning rate makes up for a small gradient; taken to, where unknown."""
+    calls = (each for step in recording.settled for each in step.layers if each.name == name)
+    ratio = query.median(each.update_ratio for each in calls)
+    return ratio is None or ratio >= share
 
 
 def _shows(name: str, holds: Holds) -> Callable[[Step], bool]:
@@ -157,13 +178,15 @@ RULE = Rule(
         "probe times the square root of the number of different batches, is below the limit named "
         "dependence, and the loss rises by less than a tenth where the samples exchange the "
         "layer's states. Otherwise, and where it cannot be measured (fewer than 8 samples), it is "
-        "a warning; as is a first step below time_ratio_low in a layer of no bearing. Exploding "
+        "a warning. In a layer of no bearing a first step below time_ratio_critical is as bad for "
+        "an optimizer whose steps follow the size of the gradient (SGD) and move the layer by less "
+        "than moving_update, and one below time_ratio_low is a warning. Exploding "
         "(exploding-through-time): the first step's norm is above gradient_ratio_high times the "
         "last one's that is not 0, and ten times what the layer received."
     ),
     default=(
         "time_resolution = 1e-7, the resolution of float32; blind_share = 0.3; dependence = 1.5; "
-        "time_ratio_low = 1e-4. "
+        "time_ratio_low = 1e-4; time_ratio_critical = 2e-5. "
         "Set on nets of width 32 that were then trained for 500 steps with Adam 1e-3 or SGD 0.1. "
         "RNN, LSTM and GRU that have to name a symbol 50 or 100 steps back are .30 to .70 blind, "
         "with a first step at 1e-10 to 1e-24 of the peak, and stay at chance; so they do where it "
