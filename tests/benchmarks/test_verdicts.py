@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,10 +22,6 @@ from sklearn.metrics import (
 from torch import nn
 
 import gradcheckup
-
-# At the end of the path: an installed gradcheckup is the one to test.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
 from benchmarks import (
     examination,
     networks,
@@ -44,7 +39,7 @@ from benchmarks.cases import OPTIMIZERS, PROBE_STEPS, Case
 from benchmarks.families import FAMILIES, cases
 from benchmarks.faults import FAULTS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., Result]
 
 

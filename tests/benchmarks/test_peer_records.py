@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-
-# At the end of the path: an installed gradcheckup is the one to test.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import networks, tasks
 from benchmarks.cases import OPTIMIZERS, PROBE_STEPS, Case

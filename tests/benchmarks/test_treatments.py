@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-# At the end of the path: an installed gradcheckup is the one to test.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import sick, treatments
 from benchmarks.jsonlines import read_lines

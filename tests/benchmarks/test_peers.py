@@ -5,16 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
-
-# At the end of the path: an installed gradcheckup is the one to test.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import examination, networks, peers, results, tables, tasks, verdicts
 from benchmarks.cases import OPTIMIZERS, Case

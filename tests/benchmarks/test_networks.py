@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,6 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 import gradcheckup
-
-# At the end of the path: an installed gradcheckup is the one to test.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
 from benchmarks import real_networks, zoo, zoo_results
 
 NAME = "shufflenet_v2_x0_5"  # small, and without dropout, which would differ in the probe
