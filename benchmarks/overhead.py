@@ -2,10 +2,11 @@
 
     python -m benchmarks.overhead
 
-Every way of watching has a net and an optimizer of its own, from the same seed. They take turns of
-ten steps, in an order that is drawn anew each round, so each round gives a pair for each of them,
-and what slows the machine down slows both. On the CPU, seconds are those that one thread computed;
-on a GPU, those of the clock behind `torch.cuda.synchronize()`.
+Every way of watching has a net and an optimizer of its own, from the same seed. In a round each
+makes ten steps, in turns of one, in an order that is drawn anew each time: a round gives a pair for
+each of them, and what slows the machine down slows both. On the CPU, seconds are those that one
+thread computed; on a GPU, those of the clock behind `torch.cuda.synchronize()`, and turns are of
+ten steps, so that one is queued while another runs, as in a real loop.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from torch.profiler import ProfilerActivity, profile
 import gradcheckup
 from benchmarks.workloads import WORKLOADS, Workload
 
-TURN = 10
+ROUND = 10
 
 
 class Loop:
@@ -55,12 +56,12 @@ class Loop:
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
 
-    def turn(self) -> float:
-        """Seconds of ten steps."""
+    def turn(self, steps: int) -> float:
+        """Seconds of so many steps."""
         clock = time.thread_time if self.device.type == "cpu" else time.perf_counter
         self._wait()
         began = clock()
-        for _ in range(TURN):
+        for _ in range(steps):
             self.step()
         self._wait()
         return clock() - began
@@ -95,7 +96,7 @@ def wandb_watched(loop: Loop) -> None:
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     run = wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True))
-    run.watch(loop.model, log_freq=TURN)
+    run.watch(loop.model, log_freq=ROUND)
     # It logs what it saw with what the loop logs.
     loop.optimizer.register_step_post_hook(lambda *_: run.log({"step": 1}))
 
@@ -115,7 +116,7 @@ def torchmortem_watched(loop: Loop) -> None:
 WAYS: Mapping[str, Way] = {
     "clip_grad_norm_": clipped,
     "watch, every step": every(1),
-    "watch, every 10th": every(TURN),
+    "watch, every 10th": every(ROUND),
     "wandb.watch, every 10th": wandb_watched,
     "torchmortem": torchmortem_watched,
 }
@@ -124,14 +125,14 @@ _NEEDS = {"wandb.watch, every 10th": "wandb", "torchmortem": "torchmortem"}
 
 @dataclass
 class Times:
-    """Seconds of each turn, of a way of watching and of the plain loop beside it."""
+    """Seconds of each round, of a way of watching and of the plain loop beside it."""
 
     watched: list[float] = field(default_factory=list)
     plain: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
-        """Of the ratios, turn by turn."""
+        """Of the ratios, round by round."""
         return statistics.median(a / b for a, b in zip(self.watched, self.plain, strict=True))
 
     @property
@@ -144,20 +145,20 @@ class Times:
 
     @property
     def whole(self) -> float:
-        """Of all turns together, so that steps measured in full count as often as they come."""
+        """Of all rounds together, so that steps measured in full count as often as they come."""
         return sum(self.watched) / sum(self.plain)
 
 
 def measure(
     workload: Workload, ways: Mapping[str, Way], rounds: int, device: torch.device
 ) -> dict[str, Times]:
-    """Times all ways of watching in turn, from their first step on.
+    """Times all ways of watching in turns, from their first step on.
 
     A peer that breaks the loop is left out.
     """
     loops = {name: Loop(workload, device) for name in ("plain", *ways)}
     for loop in loops.values():
-        loop.turn()  # allocators and caches
+        loop.turn(ROUND)  # allocators and caches
     for name in [name for name in ways if name in _NEEDS]:
         trial = Loop(workload, device)
         try:
@@ -169,10 +170,13 @@ def measure(
     for name in loops.keys() - {"plain"}:
         ways[name](loops[name])
     found = {name: Times() for name in ways if name in loops}
-    order = list(loops)
+    order, steps = list(loops), 1 if device.type == "cpu" else ROUND
     for _ in range(rounds):
-        random.shuffle(order)
-        taken = {name: loops[name].turn() for name in order}
+        taken = dict.fromkeys(loops, 0.0)
+        for _ in range(ROUND // steps):
+            random.shuffle(order)
+            for name in order:
+                taken[name] += loops[name].turn(steps)
         for name, times in found.items():
             times.watched.append(taken[name])
             times.plain.append(taken["plain"])
@@ -212,7 +216,7 @@ def main(rounds: int, only: str, memory: bool, peers: bool) -> None:
         for name, way in WAYS.items()
         if name not in _NEEDS or (peers and importlib.util.find_spec(_NEEDS[name]))
     }
-    click.echo(f"{rounds} rounds of {TURN} steps on {device.type}, torch {torch.__version__}")
+    click.echo(f"{rounds} rounds of {ROUND} steps on {device.type}, torch {torch.__version__}")
     click.echo("| loop | way | median ratio | of all steps | peak memory |")
     click.echo("|---|---|---|---|---|")
     for name, workload in WORKLOADS.items():
