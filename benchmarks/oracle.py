@@ -3,7 +3,8 @@
 The gain of a hidden weight layer is ||dL/dy|| at its output over that at the next one's. A net of n
 gains is in order while each stays in the n-th root of the band for the end-to-end ratio,
 [0.02, 100]: the first one outside is at fault. The ratio, and the same of the signal, are followed
-through the first training steps as well: what leaves the band there is a cause.
+through the first training steps as well: what leaves the band there is a cause. Blocks of a
+transformer count as layers. Of a recurrent net, the gradient of the input is followed along time.
 """
 
 from __future__ import annotations
@@ -20,98 +21,116 @@ from torch import Tensor, nn
 from benchmarks.cases import PROBE_STEPS, Case
 from benchmarks.networks import Residual
 
-_LOW, _HIGH = 0.02, 100.0
-_BAND = {"GC101": (_LOW, math.inf), "GC102": (0.0, _HIGH)}
+_BAND = (0.02, 100.0)
+_LIMITS = (
+    ("GC101", "gradient", _BAND[0], math.inf),
+    ("GC102", "gradient", 0.0, _BAND[1]),
+    ("GC203", "signal", _BAND[0], math.inf),
+    ("GC105", "first time step", 1e-4, math.inf),
+    ("GC105", "through time", 0.0, _BAND[1]),
+)
+"""Codes, the ratio that decides, and between which limits it is in order."""
 _RUNAWAY = 1e3
-_WEIGHTS = (nn.Linear, nn.Conv2d)
+_LAYERS = (nn.Linear, nn.Conv2d, nn.TransformerEncoderLayer)
+_SKIPS = (Residual, nn.TransformerEncoderLayer)
 
-CAUSES = frozenset({"GC101", "GC102", "GC203"})
+CAUSES = frozenset(code for code, *_ in _LIMITS)
 """Codes that `causes` can tell."""
 
 
 def layers_at_fault(case: Case, seed: int, code: str) -> frozenset[str]:
     """The first layer whose gain leaves the band of a code; empty where there is none to name.
 
-    Only for nets of linear and convolution layers that are called once, in one line.
+    Only for nets whose layers are called once, in one line; of a net with one recurrent layer, that
+    one is at fault through time.
     """
-    if code not in _BAND:
+    if code == "GC105":
+        names = _Net(case, seed).recurrent
+        return frozenset(names if len(names) == 1 else [])
+    limits = [
+        (low, high) for each, ratio, low, high in _LIMITS if (each, ratio) == (code, "gradient")
+    ]
+    found = gains(case, seed) if limits else {}
+    if not found:
         return frozenset()
-    found = gains(case, seed)
-    low, high = (limit ** (1 / len(found)) if found else limit for limit in _BAND[code])
+    low, high = (limit ** (1 / len(found)) for limit in limits[0])
     return frozenset([name for name, gain in found.items() if not low <= gain <= high][:1])
 
 
-def causes(case: Case, seed: int) -> frozenset[str] | None:
+def causes(case: Case, seed: int) -> frozenset[str]:
     """What is out of order at the first of eight training steps, or in the later half of them.
 
     Returns:
-        GC101 where the gradient ratio is below .02, GC203 where the signal ratio is, GC102 where
-        the gradient ratio is above 100 or the gradient of all parameters grew a thousandfold. None
-        for nets of other layers than linear and convolution ones.
+        The codes whose limits a ratio breaks at the first step, or its median over the later half.
+        Of recurrent nets: of the gradient of the first time step, to the largest and to the last
+        one's; of others, of gradient and signal from end to end. And GC102, where the gradient of
+        all parameters grew a thousandfold.
     """
     net = _Net(case, seed)
-    if not net.is_known:
-        return None
     optimizer = case.make_optimizer(net.model.parameters())
     flows, totals = [], []
     for batch in itertools.islice(case.task.batches(case.batch_size, seed), PROBE_STEPS):
-        flow = net.flow(batch)
-        flows.append(flow)
+        flows.append(net.through_time(batch) if net.recurrent else net.flow(batch).ratios)
         totals.append(net.backward(batch))
         optimizer.step()
         if not math.isfinite(totals[-1]):
             break
     late = flows[len(flows) // 2 :]
-    gradient = [flows[0].gradient_ratio, statistics.median(each.gradient_ratio for each in late)]
-    signal = [flows[0].signal_ratio, statistics.median(each.signal_ratio for each in late)]
-    runaway = not all(each < _RUNAWAY * totals[0] for each in totals)
+    settled = {name: statistics.median(each[name] for each in late) for name in flows[0]}
     found = {
-        "GC101": min(gradient) < _LOW,
-        "GC102": max(gradient) > _HIGH or runaway,
-        "GC203": min(signal) < _LOW,
+        code
+        for code, name, low, high in _LIMITS
+        for ratios in (flows[0], settled)
+        if name in ratios and (ratios[name] < low or ratios[name] > high)
     }
-    return frozenset(code for code, is_so in found.items() if is_so)
+    runaway = not all(each < _RUNAWAY * totals[0] for each in totals)
+    return frozenset(found | ({"GC102"} if runaway else set()))
 
 
 def gains(case: Case, seed: int) -> dict[str, float]:
-    """Gains of the hidden weight layers at initialisation, in execution order."""
+    """Gains of the hidden layers at initialisation, in execution order."""
     net = _Net(case, seed)
-    if not net.is_known:
+    if net.recurrent:
         return {}
     gradients = net.flow(next(case.task.batches(case.batch_size, seed))).gradients
     hidden = list(gradients)[:-1]
     return {
-        name: gradients[name] / gradients[behind] if gradients[behind] else math.nan
+        name: _over(gradients[name], gradients[behind])
         for name, behind in itertools.pairwise(hidden)
     }
 
 
 @dataclass(frozen=True, slots=True)
 class _Flow:
-    """||dL/dy|| of each weight layer, the output layer last; and the ratios from end to end."""
+    """||dL/dy|| of each layer, the output layer last; and the ratios from end to end."""
 
     gradients: dict[str, float]
-    gradient_ratio: float
-    signal_ratio: float
+    ratios: dict[str, float]
 
 
 class _Net:
-    """The net of a case in float64, with what its weight layers return."""
+    """The net of a case in float64, with what its layers return.
+
+    Attributes:
+        model: The net.
+        recurrent: Names of its recurrent layers.
+    """
 
     def __init__(self, case: Case, seed: int) -> None:
         torch.manual_seed(seed)
         self.model = case.build().double()
+        modules = dict(self.model.named_modules())
+        self.recurrent = [name for name, each in modules.items() if isinstance(each, nn.RNNBase)]
         self._criterion = case.task.criterion()
         self._outputs: dict[str, Tensor] = {}
-        for name, module in self.model.named_modules():
-            if isinstance(module, _WEIGHTS):
+        blocks = [
+            f"{name}."
+            for name, each in modules.items()
+            if isinstance(each, nn.TransformerEncoderLayer)
+        ]
+        for name, module in modules.items():
+            if isinstance(module, _LAYERS) and not name.startswith(tuple(blocks)):
                 module.register_forward_hook(self._keep(name))
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the layers are called once, in one line."""
-        other = (nn.RNNBase, nn.MultiheadAttention)
-        return not any(isinstance(each, other) for each in self.model.modules())
 
     def flow(self, batch: tuple[Tensor, Tensor]) -> _Flow:
         """Without touching the gradients of parameters."""
@@ -123,13 +142,25 @@ class _Net:
         gradients = {name: float(each.norm()) for name, each in zip(outputs, found, strict=True)}
         names = list(gradients)
         # A path leads around every hidden layer of a residual net.
-        around = any(isinstance(each, Residual) for each in self.model.modules())
+        around = any(isinstance(each, _SKIPS) for each in self.model.modules())
         first, last = names[0], names[-1 if around or len(names) == 1 else -2]
         return _Flow(
             gradients,
-            gradients[first] / gradients[last] if gradients[last] else math.nan,
-            _spread(outputs[last]) / max(_spread(outputs[first]), math.ulp(0)),
+            {
+                "gradient": _over(gradients[first], gradients[last]),
+                "signal": _spread(outputs[last]) / max(_spread(outputs[first]), math.ulp(0)),
+            },
         )
+
+    def through_time(self, batch: tuple[Tensor, Tensor]) -> dict[str, float]:
+        """The norm of dL/dx of the first time step, over the largest and over the last one's."""
+        inputs = batch[0].double().requires_grad_()
+        (found,) = torch.autograd.grad(self._loss((inputs, batch[1])), inputs)
+        norms = found.norm(dim=(0, 2))
+        return {
+            "first time step": _over(norms[0], norms.max()),
+            "through time": _over(norms[0], norms[-1]),
+        }
 
     def backward(self, batch: tuple[Tensor, Tensor]) -> float:
         """Leaves gradients on the parameters; returns their norm."""
@@ -151,6 +182,10 @@ class _Net:
             self._outputs[name] = output
 
         return hook
+
+
+def _over(part: float | Tensor, whole: float | Tensor) -> float:
+    return float(part) / float(whole) if whole else math.nan
 
 
 def _spread(values: Tensor) -> float:

@@ -155,7 +155,7 @@ def _named(finding: Finding, case: Case, seed: int) -> bool | None:
     if case.culprit:
         return finding.code in case.culprit.codes
     known = causes(case, seed)
-    if known is None or not (known or finding.code in CAUSES):
+    if not (known or finding.code in CAUSES):
         return None
     return finding.code in known
 

@@ -403,7 +403,36 @@ def test_the_oracle_names_what_is_out_of_order() -> None:
     # He's weights keep signal and gradient; a factor tells twice between three hidden layers.
     assert oracle.causes(_case(scaled(0.1)), 0) == {"GC101", "GC203"}
     assert "GC102" in (oracle.causes(_case(scaled(12.0)), 0) or ())
-    assert oracle.causes(_case(lambda: nn.Sequential(nn.RNN(8, 4), nn.Linear(4, 10))), 0) is None
+
+
+@pytest.mark.parametrize(("factor", "wrong"), [(0.1, True), (0.5, False), (3.0, True)])
+def test_the_oracle_follows_time(factor: float, wrong: bool) -> None:
+    """Near 0, tanh passes on everything: each of seven steps back costs the same factor."""
+
+    def build() -> nn.Module:
+        model = networks.recurrent("rnn-tanh", 8, 16, 1, "default")
+        for parameter in model.core.parameters():
+            parameter.data.mul_(1e-4)
+        model.core.weight_hh_l0.data[:] = factor * torch.eye(16)
+        return model
+
+    case = dataclasses.replace(_case(build), task=tasks.digits(8, 8))
+    assert ("GC105" in oracle.causes(case, 0)) is wrong
+    assert oracle.layers_at_fault(case, 0, "GC105") == {"core"}
+    assert oracle.layers_at_fault(case, 0, "GC102") == set()
+
+
+def test_the_oracle_counts_blocks_as_layers() -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        model = networks.Transformer(3, 16, activation="relu", pre_norm=False, dropout=0.0)
+        model.blocks[1].norm2.weight.data.fill_(1e-6)  # type: ignore[union-attr, operator]
+        return model
+
+    case = dataclasses.replace(_case(build), task=tasks.digits(8, 8))
+    # What follows a post-norm block of outputs near 0 is scaled up by the next one's norms.
+    assert set(oracle.gains(case, 0)) == {"embed", "blocks.0", "blocks.1"}
+    assert oracle.layers_at_fault(case, 0, "GC101") == {"blocks.0"}
 
 
 def test_a_report_is_as_bad_as_its_worst_finding_then_by_how_far() -> None:
