@@ -1,9 +1,10 @@
-"""What all tests share: one thread, and random numbers that a test can rely on."""
+"""What all tests share: one thread, random numbers to rely on, and a way to start processes."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,21 @@ def _forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         file = getattr(sys.modules[name], "__file__", None)
         if file and Path(file).is_relative_to(written):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def torchrun() -> Callable[..., None]:
+    """`torchrun(script, *arguments)` runs a script in two processes, which have to end well."""
+
+    def run(script: Path, *arguments: object) -> None:
+        module = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        done = subprocess.run(  # noqa: S603 - our own workers
+            [sys.executable, *module, str(script), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+
+    return run

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,16 +19,8 @@ WORKER = Path(__file__).with_name("trainers_worker.py")
 
 
 @pytest.mark.slow
-def test_both_ranks_have_the_report_of_all(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(  # noqa: S603 - our own worker
-        [*command, str(WORKER), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+def test_both_ranks_have_the_report_of_all(tmp_path: Path, torchrun: Callable[..., None]) -> None:
+    torchrun(WORKER, tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     for name, optimizer in (("lightning", "SGD(lr=0.1)"), ("transformers", "AdamW(")):

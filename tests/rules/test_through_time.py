@@ -16,16 +16,15 @@ Make = Callable[..., Any]
 LIMITS = Thresholds(
     time_resolution=1e-7,
     time_ratio_low=1e-4,
-    time_ratio_critical=2e-5,
     blind_share=0.3,
     dependence=1.5,
     gradient_ratio_high=100.0,
-    moving_update=1.7e-4,
+    time_moving_update=5e-4,
 )
 # The root mean square of an update over the learning rate: 1 for Adam, the gradient's for SGD.
 ADAM = {"update_norm": 0.01 * 8, "gradient_norm": 1e-4}
 SGD = {"update_norm": 0.01 * 1e-4, "gradient_norm": 1e-4}
-SLOW = 1.6e-4  # times its size that a layer moves a step; 1.7e-4 is the limit
+SLOW = 4e-4  # times its size that a layer moves a step
 
 
 def _falling(length: int, factor: float) -> tuple[float, ...]:
@@ -85,8 +84,8 @@ def test_a_state_that_forgets_and_says_nothing_is_critical(through: Make) -> Non
         (33, ADAM, Severity.CRITICAL),
         (25, ADAM, Severity.WARNING),
         (25, SGD, Severity.CRITICAL),
-        (13, SGD, Severity.CRITICAL),
-        (12, SGD, Severity.WARNING),
+        (12, ADAM, Severity.WARNING),
+        (12, SGD, Severity.CRITICAL),
         (11, SGD, None),
     ],
 )
@@ -95,25 +94,19 @@ def test_how_far_it_reaches_decides(
 ) -> None:
     """At 0.4 a step, 18 are seen: 7 of 25 are less than 30%; 0.4^10 is not yet faint.
 
-    SGD does not make up for a gradient that is small: 0.4^12 = 1.7e-5 is too little for it.
+    SGD does not make up for a gradient that is small: 0.4^11 = 4.2e-5 is too little for it.
     """
     found = _found(through(_falling(length, 0.4), optimizer=optimizer))
     assert (found and found.severity) is severity
 
 
-def test_what_is_too_little_for_sgd_says_so(through: Make) -> None:
-    found = _found(through(_falling(25, 0.4)))
+@pytest.mark.parametrize("fields", [{"update_ratio": 5e-4}, {"update_ratio": None}])
+def test_sgd_that_moves_the_layer_may_yet_find_the_way(
+    through: Make, fields: dict[str, float | None]
+) -> None:
+    found = _found(through(_falling(12, 0.4), **fields))
     assert found is not None
-    assert (found.limit, found.fact("blind_steps")) == (2e-5, 13)  # 0.4^12 = 1.7e-5
-    for ratio in (1.8e-4, None):
-        moving = _found(through(_falling(25, 0.4), update_ratio=ratio))
-        assert moving is not None
-        assert (moving.severity, moving.limit) == (Severity.WARNING, 1e-4)
-    # Where what it hands on tells enough, that early steps are faint is nothing to speak of.
-    assert _found(through(_falling(25, 0.4), dependence=40.0)) is None
-    bypassed = _found(through(_falling(25, 0.4), bottleneck=False))
-    assert bypassed is not None
-    assert bypassed.severity is Severity.WARNING
+    assert found.severity is Severity.WARNING
 
 
 @pytest.mark.parametrize("dependence", [1.6, 40.0, None])

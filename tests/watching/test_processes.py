@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,9 @@ LAYERS = ["first", "blocks.0", "blocks.1", "blocks.2", "head"]
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def ranks(
+    tmp_path_factory: pytest.TempPathFactory, torchrun: Callable[..., None]
+) -> list[dict[str, Any]]:
     """What each of two processes under torchrun says; see `processes_worker`.
 
     They run once, also where several workers of xdist share these tests.
@@ -42,26 +43,14 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "ranks"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            _train_together(folder)
+            unfinished = folder.with_name("ranks-unfinished")
+            unfinished.mkdir(exist_ok=True)
+            torchrun(WORKER, unfinished)
+            unfinished.rename(folder)
     told: list[dict[str, Any]] = [
         {**json.loads((folder / f"{rank}.json").read_text()), "folder": folder} for rank in range(2)
     ]
     return told
-
-
-def _train_together(folder: Path) -> None:
-    unfinished = folder.with_name("ranks-unfinished")
-    unfinished.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(  # noqa: S603 - our own worker
-        [*command, str(WORKER), str(unfinished)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    unfinished.rename(folder)
 
 
 def close(one: Any, other: Any) -> bool:
