@@ -113,7 +113,9 @@ def main():
     model = Net()
     optimizer = torch.optim.Adadelta(model.parameters(), lr=1.0)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.7)
-    workers = {"num_workers": 1, "multiprocessing_context": "spawn"}
+    workers = {
+        "num_workers": 1, "multiprocessing_context": "spawn", "persistent_workers": True
+    }
     loaders = DataLoader(Digits(0), 16, shuffle=True, **workers), DataLoader(Digits(1), 48)
     for epoch in range(arguments.epochs):
         train(model, loaders[0], optimizer)
