@@ -28,7 +28,7 @@ from gradcheckup.tracebacks import one_line
 from gradcheckup.treating import run
 from gradcheckup.treatments import TREATMENTS
 from gradcheckup.treatments.course import Dose, Treated, administer, parse
-from gradcheckup.treatments.naming import renamed
+from gradcheckup.treatments.editing.naming import renamed
 from gradcheckup.trials import Course, candidates, divided, drawn, in_any_case, measure, train
 
 OnTrial = Callable[[str, int, int], None]

@@ -288,7 +288,8 @@ def test_hooks_are_registered_in_few_places() -> None:
         *(f"capture/{name}" for name in measuring),
         *(f"watching/{name}" for name in waiting),
         *(f"launching/{name}" for name in seeking),
-        *(f"treatments/{name}" for name in (*treating, *telling)),
+        *(f"treatments/mechanisms/{name}" for name in treating),
+        *(f"treatments/editing/{name}" for name in telling),
     }
 
 

@@ -1,7 +1,7 @@
-"""Treatments: one way to make a network learn a file, applied to a copy of the user's model.
+"""Treatments: ways to make a network learn, a file each, applied to a copy of the user's model.
 
-`anatomy` finds the layers and what feeds what, `treatment` says what every treatment is,
-`surgery` and `optimizers` exchange parts, and `course` applies one or several in turn.
+`treatment` says what each of them is, and `course` applies one or several in turn. They find and
+exchange parts of a model by `editing`, draw its `weights`, and leave `mechanisms` in it.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ from torch import nn
 
 from gradcheckup.capture import class_name
 from gradcheckup.errors import TreatmentError
-from gradcheckup.treatments import recurrence
-from gradcheckup.treatments.anatomy import ActivationSite, Anatomy, examine
-from gradcheckup.treatments.functional import Swap, is_traceable, swap_functions
-from gradcheckup.treatments.initialization import code, critical
-from gradcheckup.treatments.surgery import assignments, replace_module
+from gradcheckup.treatments.editing.anatomy import ActivationSite, Anatomy, examine
+from gradcheckup.treatments.editing.functional import Swap, is_traceable, swap_functions
+from gradcheckup.treatments.editing.surgery import assignments, replace_module
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
+from gradcheckup.treatments.weights import recurrence
+from gradcheckup.treatments.weights.initialization import code, critical
 
 _MODULES: Mapping[str, type[nn.Module]] = {
     "relu": nn.ReLU,

@@ -25,10 +25,10 @@ from gradcheckup.probe.subject import (
 from gradcheckup.suggestions import did_you_mean
 from gradcheckup.tracebacks import one_line, user_traceback
 from gradcheckup.treatments import TREATMENTS
-from gradcheckup.treatments.anatomy import Anatomy, examine
-from gradcheckup.treatments.optimizers import follow
-from gradcheckup.treatments.running import called
-from gradcheckup.treatments.stages import Plan
+from gradcheckup.treatments.editing.anatomy import Anatomy, examine
+from gradcheckup.treatments.editing.running import called
+from gradcheckup.treatments.mechanisms.optimizers import follow
+from gradcheckup.treatments.mechanisms.stages import Plan
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 

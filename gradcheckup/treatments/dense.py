@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from gradcheckup.errors import TreatmentError
-from gradcheckup.treatments import advice
-from gradcheckup.treatments.anatomy import WeightLayer
-from gradcheckup.treatments.initialization import mixing
-from gradcheckup.treatments.shortcuts import Memory, put_beside, remembered
+from gradcheckup.treatments.editing import advice
+from gradcheckup.treatments.editing.anatomy import WeightLayer
+from gradcheckup.treatments.mechanisms.shortcuts import Memory, put_beside, remembered
 from gradcheckup.treatments.treatment import Change, Effect
+from gradcheckup.treatments.weights.initialization import mixing
 
 
 def connect(model: nn.Module, chains: list[list[WeightLayer]], block: int) -> Effect:

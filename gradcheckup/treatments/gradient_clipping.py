@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from gradcheckup.errors import TreatmentError
 from gradcheckup.probe.subject import default_optimizer, parameters_of
-from gradcheckup.treatments.clipping import Clip, clip_of, clipped
-from gradcheckup.treatments.optimizers import parameters_code
+from gradcheckup.treatments.mechanisms.clipping import Clip, clip_of, clipped
+from gradcheckup.treatments.mechanisms.optimizers import parameters_code
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 _OPTIONS = {"norm": "max_norm", "value": "clip_value"}

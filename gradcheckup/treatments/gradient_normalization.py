@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from gradcheckup.capture.tap import returning_tensors
 from gradcheckup.errors import TreatmentError
-from gradcheckup.treatments.anatomy import WeightLayer
-from gradcheckup.treatments.equalizing import equalize
-from gradcheckup.treatments.surgery import reference
+from gradcheckup.treatments.editing.anatomy import WeightLayer
+from gradcheckup.treatments.editing.surgery import reference
+from gradcheckup.treatments.mechanisms.equalizing import equalize
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 

@@ -10,9 +10,9 @@ from torch import nn
 from gradcheckup.capture.tap import origins
 from gradcheckup.errors import TreatmentError
 from gradcheckup.probe.subject import default_optimizer
-from gradcheckup.treatments.anatomy import Anatomy, WeightLayer
-from gradcheckup.treatments.heads import auxiliary_head
-from gradcheckup.treatments.stages import Growing, Stage, Stages
+from gradcheckup.treatments.editing.anatomy import Anatomy, WeightLayer
+from gradcheckup.treatments.mechanisms.heads import auxiliary_head
+from gradcheckup.treatments.mechanisms.stages import Growing, Stage, Stages
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 

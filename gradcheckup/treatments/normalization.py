@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gradcheckup.errors import TreatmentError
-from gradcheckup.treatments.anatomy import WeightLayer
-from gradcheckup.treatments.surgery import assignments, replace_module
+from gradcheckup.treatments.editing.anatomy import WeightLayer
+from gradcheckup.treatments.editing.surgery import assignments, replace_module
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 _BATCH: dict[type[nn.Module], str] = {

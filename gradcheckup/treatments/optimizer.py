@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from gradcheckup.errors import TreatmentError
 from gradcheckup.probe.subject import default_optimizer
-from gradcheckup.treatments.optimizers import exchanged, parameters_code, weight_decays
+from gradcheckup.treatments.mechanisms.optimizers import exchanged, parameters_code, weight_decays
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 _CLASSES = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}

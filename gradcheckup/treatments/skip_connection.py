@@ -8,12 +8,12 @@ from dataclasses import replace
 from torch import nn
 
 from gradcheckup.errors import TreatmentError
-from gradcheckup.treatments import advice
-from gradcheckup.treatments.anatomy import Anatomy, WeightLayer
 from gradcheckup.treatments.dense import connect
-from gradcheckup.treatments.running import called
-from gradcheckup.treatments.shortcuts import Residual, add_around
-from gradcheckup.treatments.surgery import reference, replace_module
+from gradcheckup.treatments.editing import advice
+from gradcheckup.treatments.editing.anatomy import Anatomy, WeightLayer
+from gradcheckup.treatments.editing.running import called
+from gradcheckup.treatments.editing.surgery import reference, replace_module
+from gradcheckup.treatments.mechanisms.shortcuts import Residual, add_around
 from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 _RESIDUAL = """class Residual(nn.Sequential):

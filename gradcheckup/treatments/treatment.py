@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradcheckup.probe.safekeeping import RandomStates, replay
-from gradcheckup.treatments.anatomy import Anatomy
-from gradcheckup.treatments.stages import Stages
+from gradcheckup.treatments.editing.anatomy import Anatomy
+from gradcheckup.treatments.mechanisms.stages import Stages
 
 
 @dataclass(slots=True, kw_only=True)

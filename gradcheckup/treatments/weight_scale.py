@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 import torch
 
 from gradcheckup.errors import TreatmentError
-from gradcheckup.treatments import recurrence
-from gradcheckup.treatments.anatomy import Anatomy, WeightLayer
-from gradcheckup.treatments.initialization import (
+from gradcheckup.treatments.editing.anatomy import Anatomy, WeightLayer
+from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
+from gradcheckup.treatments.weights import recurrence
+from gradcheckup.treatments.weights.initialization import (
     Drawn,
     Mixing,
     code,
@@ -20,7 +21,6 @@ from gradcheckup.treatments.initialization import (
     mixing,
     unit_variance,
 )
-from gradcheckup.treatments.treatment import Change, Effect, Patient, Treatment
 
 
 def _apply(patient: Patient, variant: str, options: Mapping[str, float]) -> Effect:

@@ -7,7 +7,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from gradcheckup.cli import main
-from gradcheckup.treatments.naming import renamed
+from gradcheckup.treatments.editing.naming import renamed
 
 FILE = """
 import torch

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import gradcheckup
 from gradcheckup import treat
-from gradcheckup.treatments.gains import critical_gain, offset
+from gradcheckup.treatments.weights.gains import critical_gain, offset
 
 CONV = {"kernel_size": 3, "padding": 1}
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = {

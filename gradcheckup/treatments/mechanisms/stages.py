@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from gradcheckup.errors import UsageError
-from gradcheckup.treatments.arguments import Call, first_tensor, with_first
-from gradcheckup.treatments.optimizers import narrowed
+from gradcheckup.treatments.mechanisms.arguments import Call, first_tensor, with_first
+from gradcheckup.treatments.mechanisms.optimizers import narrowed
 
 
 class Cut:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from gradcheckup.probe.safekeeping import copied
 from gradcheckup.probe.subject import parameters_of
-from gradcheckup.treatments.clipping import clip_of, clipped
+from gradcheckup.treatments.mechanisms.clipping import clip_of, clipped
 
 
 def follow(

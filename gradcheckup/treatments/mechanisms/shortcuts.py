@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcheckup.capture.backward import in_backward
-from gradcheckup.treatments.arguments import Call, first_tensor, with_first
+from gradcheckup.treatments.mechanisms.arguments import Call, first_tensor, with_first
 
 
 class Residual(nn.Sequential):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcheckup.treatments.anatomy import WeightLayer
-from gradcheckup.treatments.initialization import is_narrow, orthogonal
-from gradcheckup.treatments.memory import scale_inputs
-from gradcheckup.treatments.surgery import reference
+from gradcheckup.treatments.editing.anatomy import WeightLayer
+from gradcheckup.treatments.editing.surgery import reference
+from gradcheckup.treatments.weights.initialization import is_narrow, orthogonal
+from gradcheckup.treatments.weights.memory import scale_inputs
 
 
 def is_recurrent(model: nn.Module, layer: WeightLayer) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gradcheckup.treatments.anatomy import WeightLayer
-from gradcheckup.treatments.surgery import reference
+from gradcheckup.treatments.editing.anatomy import WeightLayer
+from gradcheckup.treatments.editing.surgery import reference
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from gradcheckup.capture.tap import outputs_of
-from gradcheckup.treatments.anatomy import Anatomy, WeightLayer
-from gradcheckup.treatments.gains import critical_gain, offset
-from gradcheckup.treatments.memory import SLOPES, scale_drivers
-from gradcheckup.treatments.surgery import folded
+from gradcheckup.treatments.editing.anatomy import Anatomy, WeightLayer
+from gradcheckup.treatments.editing.surgery import folded
+from gradcheckup.treatments.weights.gains import critical_gain, offset
+from gradcheckup.treatments.weights.memory import SLOPES, scale_drivers
 
 _LSUV_TOLERANCE, _LSUV_ROUNDS = 0.1, 10
 _LEAST_VARIANCE = 1e-12

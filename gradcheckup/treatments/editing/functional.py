@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from gradcheckup.activations import FUNCTIONS
-from gradcheckup.treatments.gains import function
+from gradcheckup.treatments.weights.gains import function
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What treated models and optimizers carry: ways around layers, heads, hooks, stages, clipping."""
