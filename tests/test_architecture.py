@@ -57,9 +57,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "treatments": {"errors", "records", "suggestions", "tracebacks"}
     | {"activations", "capture", "probe", "statistics", "torch"},
     "checkup": READING | MEASURING | {"torch"},
-    "trials": {"records", "report", "prescription", "probe", "treatments", "torch"},
-    "prescribing": {"errors", "thresholds", "report", "prescription", "tracebacks"}
-    | {"checkup", "probe", "treating", "treatments", "trials", "torch"},
+    "trials": {"errors", "records", "report", "prescription", "tracebacks"}
+    | {"probe", "treating", "treatments", "torch"},
+    "prescribing": {"errors", "thresholds", "report", "prescription"}
+    | {"checkup", "probe", "treatments", "trials", "torch"},
     "watching": READING
     | {"runs"}
     | MEASURING

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gradcheckup.trials.candidates import candidates, drawn, in_any_case
-from gradcheckup.trials.training import Course, divided, measure, train
+from gradcheckup.trials.candidates import candidates, in_any_case
+from gradcheckup.trials.clinic import Clinic, OnTrial
+from gradcheckup.trials.training import Course, divided
 
-__all__ = ["Course", "candidates", "divided", "drawn", "in_any_case", "measure", "train"]
+__all__ = ["Clinic", "Course", "OnTrial", "candidates", "divided", "in_any_case"]
