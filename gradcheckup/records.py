@@ -345,6 +345,9 @@ class Recording:
             outputs: 0 for a net that has learnt its batch, 1 for one that knows nothing of it. Only
             measured where a parameter stands still, and None where the outputs do not tell. Of a
             run that is watched, the latest loss over the first.
+        accounted: How much of what outputs do to the user's own criterion its gradient accounts
+            for: 1, and about 0 where the part that matters is computed from detached outputs. None
+            for torch's own losses, and where differences do not tell.
         unregistered: Tensors with a gradient that the model keeps where `model.parameters()` does
             not look, as in a list of layers, and that the optimizer does not have either.
         misspelt: Attributes that look like a misspelt or misplaced `requires_grad`, as
@@ -361,6 +364,7 @@ class Recording:
     without_effect: tuple[str, ...] = ()
     telling: tuple[str, ...] = ()
     unexplained: float | None = None
+    accounted: float | None = None
     unregistered: tuple[ParameterRecord, ...] = ()
     misspelt: tuple[str, ...] = ()
     history: History | None = None

@@ -87,6 +87,9 @@ class Thresholds:
         unexplained_loss: Share of the loss, of what it is where the samples of a batch exchange the
             model's outputs, below which a net has learnt its batches and that nothing moves any
             more is no fault: fits to the last digit are below 1e-8, nets that are stuck above 0.1.
+        accounted_slope: Share of what outputs do to a criterion below which its gradient does not
+            know of it: a penalty beside a detached loss leaves 1e-5 to 6e-3; criteria that detach a
+            weight or a half leave .3 and more.
         carried_gradient: Gradient left over from earlier steps, against this step's, that counts
             as accumulating.
         symmetric_spread: Rows closer than this relative distance are the same weight vector;
@@ -128,6 +131,7 @@ class Thresholds:
     underflow_critical: float = 0.9
     underflow_share: float = 0.6
     unexplained_loss: float = 1e-3
+    accounted_slope: float = 0.01
     carried_gradient: float = 1e-3
     symmetric_spread: float = 1e-5
     unseen_fraction: float = 1e-6

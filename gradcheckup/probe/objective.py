@@ -60,6 +60,17 @@ class Objective:
         inputs, _ = batches.split(batch, model, keep_targets=self.criterion is None)
         return batches.call(model, inputs)
 
+    def apart(self, model: nn.Module, batch: Any) -> tuple[Callable[[Any], Tensor], Any] | None:
+        """The user's own criterion as a function of outputs, and what these are on a batch.
+
+        None where the loss comes from elsewhere, or from one of torch's own losses.
+        """
+        criterion = None if self.compute_loss is not None else self.criterion
+        if criterion is None or is_torchs(criterion):
+            return None
+        inputs, targets = batches.split(batch, model, keep_targets=False)
+        return lambda outputs: self._apply(criterion, outputs, targets), batches.call(model, inputs)
+
     def scores(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
         """What the loss is computed from, and the targets; not defined with `compute_loss`."""
         _, targets = batches.split(batch, model, keep_targets=False)

@@ -31,6 +31,7 @@ from gradcheckup.probe.objective import Objective
 from gradcheckup.probe.precision import Gradients, differentiate, gradients_lost, scale_for
 from gradcheckup.probe.profile import assemble
 from gradcheckup.probe.safekeeping import RandomStates, replay
+from gradcheckup.probe.slope import accounted
 from gradcheckup.probe.subject import Subject
 from gradcheckup.records import ParameterRecord, Recording, Response, Step
 from gradcheckup.thresholds import Thresholds
@@ -138,6 +139,7 @@ class _Bench:
             without_effect=self.without_effect(batches[0], steps),
             telling=self.telling(batches[0], steps),
             unexplained=self.unexplained(batches[0], steps),
+            accounted=self.accounted(batches[0], steps),
             unregistered=unregistered(self.subject.model, self.capture.foreign),
         )
 
@@ -258,6 +260,18 @@ class _Bench:
             return None
         with _blamed(self.capture, "forward"), eager():
             return unexplained(self.subject.model, partial(self._loss, batch))
+
+    def accounted(self, batch: Any, steps: Sequence[Step]) -> float | None:
+        """How much of what the outputs do to the user's own criterion its gradient accounts for."""
+        if not math.isfinite(steps[-1].loss):
+            return None
+        model = self.subject.model
+        try:
+            with eager():
+                found = self.objective.apart(model, copied(batch, self.ledger.device))
+                return accounted(*found) if found else None
+        except Exception:  # noqa: BLE001 - a criterion that counts its calls: one measure less
+            return None
 
     def _loss(self, batch: Any) -> float:
         torch.manual_seed(0)  # the same dropout each time

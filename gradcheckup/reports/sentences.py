@@ -123,6 +123,10 @@ def _spike(evidence: Evidence) -> list[str]:
 
 
 def _severed(evidence: Evidence) -> list[str]:
+    if evidence.finding.cause == "detached-loss":
+        share, limit = percent(evidence.finding.observed), percent(evidence.finding.limit)
+        known = f"accounts for {share} of what the outputs do to its value (limit {limit})"
+        return [f"The gradient of the criterion {known}: the part that matters is detached."]
     last, behind = evidence.finding.culprit, evidence.text("behind")
     return [
         f"No gradient arrives at {evidence.layers} (grad is None){evidence.when}.",

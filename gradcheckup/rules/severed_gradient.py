@@ -11,8 +11,12 @@ from gradcheckup.thresholds import Thresholds
 
 
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
-    """Flags layers whose trainable parameters and output both have no gradient at any step."""
-    del thresholds
+    """Flags layers whose trainable parameters and output both have no gradient at any step.
+
+    And a criterion whose gradient knows nothing of what it is computed from.
+    """
+    if recording.accounted is not None and recording.accounted < thresholds.accounted_slope:
+        yield _of_the_criterion(recording, thresholds.accounted_slope)
     recording = query.lasting(recording, _without)
     step = recording.steps[0]
     idle = {*recording.never_called, *recording.without_effect}
@@ -58,6 +62,21 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     )
 
 
+def _of_the_criterion(recording: Recording, limit: float) -> Finding:
+    outputs = query.names(each for each in recording.steps[-1].layers if each.output)
+    return Finding(
+        code=RULE.code,
+        rule=RULE.name,
+        severity=Severity.CRITICAL,
+        layers=outputs,
+        culprit=outputs[-1] if outputs else None,
+        observed=recording.accounted,
+        limit=limit,
+        steps=(recording.steps[-1].index,),
+        cause="detached-loss",
+    )
+
+
 def _without(recording: Recording) -> set[str]:
     """Names of parameters that are meant to train and never have a gradient."""
     return {
@@ -79,9 +98,14 @@ RULE = Rule(
         "backward of the probe both dL/dy of its output and the gradients of its parameters are "
         "None (not 0), while changing its output changes the loss. The cut lies between the last "
         "such layer and the next one with a gradient. In a run that is watched: after every one in "
-        "the later half of the looks."
+        "the later half of the looks. Of a criterion that is not torch's own, also: the derivative "
+        "along a random direction of the outputs by autograd, over that by central differences, as "
+        "a median over three directions, below accounted_slope (detached-loss)."
     ),
-    default="No limit: a gradient is there or not.",
+    default=(
+        "A gradient is there or not; accounted_slope = 0.01: a penalty of 1e-4 to 1e-2 beside a "
+        "detached loss leaves 1e-5 to 6e-3, criteria that detach a weight or a half .3 and more."
+    ),
     false_alarms=(
         "A teacher or target network that is meant to stay fixed: set requires_grad_(False) on "
         "it, or keep it out of the optimizer. With compute_loss, a whole top-level part is a "
@@ -89,7 +113,8 @@ RULE = Rule(
     ),
     remedy=(
         "Look between the named layers for .detach(), .data, .item(), torch.no_grad(), argmax or "
-        "round, torch.tensor(...) of a tensor, or a conversion to numpy."
+        "round, torch.tensor(...) of a tensor, or a conversion to numpy; within the criterion, "
+        "where that is named."
     ),
     check=check,
 )
