@@ -296,6 +296,17 @@ def test_files_are_numbered_where_there_are_several_models(run: Run, tmp_path: P
         assert "end" in json.loads(lines[-1])
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_log_that_finds_no_room_costs_the_log_alone(run: Run) -> None:
+    with pytest.warns(RuntimeWarning, match="cannot write run log /dev/full: no space") as warned:
+        result = run("--log", "/dev/full", "train.py", train=TRAIN)
+    assert len(warned) == 1
+    assert result.exit_code == 0
+    assert result.stdout == "trained\n"
+    assert "Sequential, 2 layers, watched for 12 steps" in result.stderr
+    assert "gradcheckup:" not in result.stderr
+
+
 def test_one_of_several_processes_reports(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     result = run("--output", "r.json", "train.py", train=TRAIN)

@@ -19,6 +19,8 @@ from gradcheckup import GradcheckupError, ReportError, Sample
 from gradcheckup.__main__ import main
 from gradcheckup.runs.trace import Trace
 
+FULL = Path("/dev/full")
+
 
 def net(depth: int = 4) -> nn.Sequential:
     torch.manual_seed(0)
@@ -174,6 +176,15 @@ def test_a_log_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None
         with pytest.raises(GradcheckupError, match="run log") as caught:
             gradcheckup.watch(model, optimizer, log=path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
+def test_a_log_that_finds_no_room_is_refused_at_once() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters())
+    with pytest.raises(ReportError, match="cannot write run log /dev/full: no space left"):
+        gradcheckup.watch(model, optimizer, log=FULL)
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_a_full_disk_ends_the_log_and_not_the_monitor(

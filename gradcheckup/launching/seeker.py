@@ -23,12 +23,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradcheckup.capture import Hook, class_name, eager, transformed
-from gradcheckup.errors import GradcheckupError
+from gradcheckup.errors import GradcheckupError, ReportError
 from gradcheckup.probe.subject import parameters_of, unwrap
 from gradcheckup.report import Report
 from gradcheckup.runs.run import Run
 from gradcheckup.tracebacks import one_line
 from gradcheckup.watching import Monitor, watch, watching
+from gradcheckup.watching.processes import known
+from gradcheckup.watching.warning import warn
 
 _MOST = 16
 """Optimizers to look at: a script that makes one in every step is not to be slowed down."""
@@ -216,9 +218,8 @@ class Seeker:
         monitor = watching(model)
         ours = monitor is None
         if monitor is None:
-            log = self._log_of(len(self._watched))
             with self._caught_up(module, given):
-                monitor = watch(model, optimizers, log=log, **self._options)
+                monitor = self._monitor(model, optimizers)
         self._watched.append(
             _Watched(
                 run=monitor.run,
@@ -229,6 +230,17 @@ class Seeker:
                 ours=ours,
             )
         )
+
+    def _monitor(self, model: nn.Module, optimizers: list[Optimizer]) -> Monitor:
+        """One with a log, or without where none can be written."""
+        log = self._log_of(len(self._watched))
+        try:
+            return watch(model, optimizers, log=log, **self._options)
+        except ReportError as error:
+            if log is None or known() > 1:  # other processes have seen this one leave
+                raise
+            warn(f"{error}; your training goes on and is watched without a log")
+            return watch(model, optimizers, **self._options)
 
     @contextmanager
     def _caught_up(self, module: nn.Module, given: tuple[Any, ...]) -> Iterator[None]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class RunLog:
             if torn:
                 self._file.write(b"\n")
         except OSError as error:
-            raise ReportError(f"cannot write run log {path}: {reason(error)}") from None
+            raise self._refused(error) from None
 
     def _ends_within_a_line(self) -> bool:
         size = self._file.seek(0, 2)
@@ -56,18 +57,29 @@ class RunLog:
         return self._file.read(1) != b"\n"
 
     def begin(self, run: Run) -> None:
-        """Writes the header of a run, or of the next part of it."""
-        self._write(
-            {
-                **header(SCHEMA),
-                "start": run.steps,
-                "every": run.every,
-                "processes": run.processes,
-                "subject": run.subject,
-                "rules": [rule.code for rule in run.rules],
-                "thresholds": encode(run.thresholds, Thresholds),
-            }
-        )
+        """Writes the header of a run, or of the next part of it.
+
+        Raises:
+            ReportError: It cannot be written.
+        """
+        first = {
+            **header(SCHEMA),
+            "start": run.steps,
+            "every": run.every,
+            "processes": run.processes,
+            "subject": run.subject,
+            "rules": [rule.code for rule in run.rules],
+            "thresholds": encode(run.thresholds, Thresholds),
+        }
+        try:
+            self._write(first)
+        except OSError as error:
+            with suppress(OSError):  # what is buffered still finds no room
+                self.close()
+            raise self._refused(error) from None
+
+    def _refused(self, error: OSError) -> ReportError:
+        return ReportError(f"cannot write run log {self.path}: {reason(error)}")
 
     def look(self, step: Step, facts: Recording, layers: tuple[str, ...]) -> None:
         """Writes a full look.
