@@ -62,12 +62,20 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The user's own module inside `torch.compile`, DataParallel and DistributedDataParallel."""
     inner: Any = model
     while True:
-        if hasattr(inner, "_orig_mod"):
-            inner = inner._orig_mod  # noqa: SLF001 - the mark of torch.compile
+        if is_compiled(inner):
+            inner = inner._orig_mod  # noqa: SLF001 - see below
         elif isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             inner = inner.module
         else:
             return cast(nn.Module, inner)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether it is what `torch.compile` makes of a module: its own part has the mark of that.
+
+    Not `hasattr`, which the `__getattr__` of a wrapper may answer for the module inside.
+    """
+    return "_orig_mod" in vars(module).get("_modules", ())
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:

@@ -14,7 +14,7 @@ from gradcheckup import rules
 from gradcheckup.capture import can_be_eager
 from gradcheckup.checkup import limits_of
 from gradcheckup.errors import UsageError
-from gradcheckup.probe.subject import check_bound, check_trainable, unwrap
+from gradcheckup.probe.subject import check_bound, check_trainable, is_compiled, unwrap
 from gradcheckup.records import Finding, Severity
 from gradcheckup.runs.log import RunLog
 from gradcheckup.runs.reading import steps_so_far
@@ -95,7 +95,7 @@ def watch(
         raise UsageError(f"expected grad_scaler to be a torch.amp.GradScaler or None, got {kind}")
     bound = _severity(stop_on)
     root = unwrap(model)
-    if not can_be_eager() and any(hasattr(each, "_orig_mod") for each in given.modules()):
+    if not can_be_eager() and any(map(is_compiled, given.modules())):
         raise UsageError(
             "expected torch 2.6 or later to watch a model that was compiled: before, hooks see "
             "nothing of it; upgrade, or leave torch.compile out"
