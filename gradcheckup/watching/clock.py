@@ -48,7 +48,7 @@ class Clock:
         own: Iterable[Tensor],
         *,
         before: Callable[[], None],
-        updated: Callable[[], None],
+        updated: Callable[[int], None],
         after: Callable[[], None],
         elsewhere: Callable[[], None],
     ) -> None:
@@ -58,10 +58,11 @@ class Clock:
             optimizers: Those that train the model.
             own: The model's parameters.
             before: Called before the first of them steps.
-            updated: Called when any of them has stepped.
+            updated: Called with the number of the one that has stepped.
             after: Called when the step is over.
-            elsewhere: Called when an optimizer of other parameters has stepped: what ran since was
-                for another model's sake, as the pass through the critic that trains a generator.
+            elsewhere: Called when an optimizer of other parameters has stepped: what ran since may
+                have been for another model's sake, as the pass through the critic that trains a
+                generator.
         """
         self._all = len(optimizers)
         self._own = {id(each) for each in own}
@@ -120,7 +121,7 @@ class Clock:
             return  # the `step` of a subclass, whose `super().step()` has told already
         self._stepping.remove(number)
         with self._hook():
-            self._updated()
+            self._updated(number)
             self._stepped.add(number)
             if len(self._stepped) == self._all:
                 self._over()

@@ -7,7 +7,7 @@ elements, spread evenly.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,7 +16,7 @@ from gradcheckup import statistics
 from gradcheckup.capture.pooling import Pooling
 from gradcheckup.capture.readings import Readings, Tray
 from gradcheckup.probe.ledger import owners
-from gradcheckup.probe.subject import learning_rates
+from gradcheckup.probe.subject import learning_rates, parameters_of
 from gradcheckup.records import ParameterRecord
 from gradcheckup.watching.sharding import own_part, shards
 
@@ -53,12 +53,31 @@ class Ledger:
             for page in self._pages:
                 page.read(unit)
 
-    def put(self, tray: Tray) -> Callable[[Readings], list[ParameterRecord]]:
+    def put(
+        self, tray: Tray, stepped: Collection[int]
+    ) -> Callable[[Readings], list[ParameterRecord]]:
         """After the update: puts all on a tray; returns what makes numbers of it.
 
         Nothing of the parameters is held any longer.
+
+        Args:
+            tray: For the numbers.
+            stepped: Which of the optimizers made the update. Of the parameters that are only in
+                others, which have their turn at another step, no update was measured.
         """
         rates = learning_rates(*self._optimizers)
+        now, later = (
+            {
+                id(each)
+                for number, optimizer in enumerate(self._optimizers)
+                if (number in stepped) is has_stepped
+                for each in parameters_of(optimizer)
+            }
+            for has_stepped in (True, False)
+        )
+        for page in self._pages:
+            if id(page.parameter) in later - now:
+                page.before = None
         reads = [page.put(rates.get(id(page.parameter)), tray) for page in self._pages]
         self._pages = []
         return lambda readings: [read(readings) for read in reads]

@@ -97,6 +97,7 @@ class Look:
         self._running: list[nn.Module] = []
         self._pass = ExitStack()
         self._training = False
+        self._doubted = False
         self._stopped = False
 
     def open(self) -> None:
@@ -114,6 +115,14 @@ class Look:
         """Takes every hook away, also those of a pass that was interrupted."""
         self._stop()
         self._finish()
+
+    def doubt(self) -> None:
+        """Another model's optimizer has stepped.
+
+        What was seen was for its sake if this model runs again before its own update, as a critic
+        does through which a generator was trained. Otherwise the update is yet to come.
+        """
+        self._doubted = self.seen
 
     def give_up(self) -> None:
         """The same from inside a pass, whose end is waited for."""
@@ -137,12 +146,15 @@ class Look:
         self._running.append(module)
         if len(self._running) > 1:
             return
+        grad = torch.is_grad_enabled()
         if self.seen and self._is_discarded():
+            self.discarded += 1
+            self._restart()
+        elif self._doubted and grad and not self._stopped:
             self._restart()
         if self.seen or self._stopped:
             return
         self.rooted = self.rooted and module is self._modules[0]
-        grad = torch.is_grad_enabled()
         if grad:
             # Evaluations with gradients would pile up their graphs.
             self.instrument.again(keep=self._training)
@@ -177,6 +189,7 @@ class Look:
 
     def _begins(self, loss: Sequence[Any], weights: Sequence[Any]) -> None:
         if self.seen and self._is_discarded():
+            self.discarded += 1
             self._restart()
         roots = [each for each in loss if isinstance(each, Tensor)]
         self.further += self.seen
@@ -199,9 +212,8 @@ class Look:
         return gone and not self.updating and not self._stopped
 
     def _restart(self) -> None:
-        self.seen, self._witness = False, None
+        self.seen, self._doubted, self._witness = False, False, None
         self.further = 0
-        self.discarded += 1
         self.instrument.begin()
         self.instrument.attach()
 

@@ -82,9 +82,9 @@ class Monitor:
             optimizers,
             model.parameters(),
             before=partial(self._safely, self._sampler.before_update),
-            updated=partial(self._safely, self._sampler.updated),
+            updated=lambda number: self._safely(partial(self._sampler.updated, number)),
             after=self._over,
-            elsewhere=partial(self._safely, self._elsewhere),
+            elsewhere=partial(self._safely, self._sampler.doubt),
         )
         self._safely(self._open)
 
@@ -216,12 +216,6 @@ class Monitor:
         due = self.steps % self._run.every == 0 or 0 < self._sampler.missed < _PATIENCE
         if due and not self.closed and not self._sampler.waiting:
             self._sampler.open(full=self._run.strays or _is_full(self._sampled, self._run.every))
-
-    def _elsewhere(self) -> None:
-        """Another model was trained: what went through this one was for its sake."""
-        if self._sampler.seen:
-            self._sampler.close()
-            self._open()
 
     def _over(self) -> None:
         """The optimizer has stepped."""

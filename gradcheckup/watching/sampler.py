@@ -86,6 +86,7 @@ class Sampler:
         self._rooted = False
         self.missed = self.skipped = 0
         self._due = self._scaler_came_late = False
+        self._stepped: set[int] = set()
         self._unit: Tensor | None = None
         self._infinite: Tensor | None = None
         self._stance = ExitStack()
@@ -144,6 +145,11 @@ class Sampler:
         if self._full and not self._optimizers:
             self._ledger.weights(self.names)
 
+    def doubt(self) -> None:
+        """Another model's optimizer has stepped, perhaps by a pass through this one."""
+        if self._look is not None:
+            self._look.doubt()
+
     def close(self) -> None:
         """Takes every hook away."""
         if self._look is not None:
@@ -161,6 +167,7 @@ class Sampler:
 
     def before_update(self) -> None:
         """Reads what an update is going to change."""
+        self._stepped.clear()
         if self._look is None:
             return
         self._due = self._look.updating = True
@@ -175,8 +182,13 @@ class Sampler:
             if self._look.seen:  # else the optimizer evaluates a closure, and gradients come yet
                 self._ledger.gradients(self._unit)
 
-    def updated(self) -> None:
-        """An update without a pass before it or in it is not the one that is waited for."""
+    def updated(self, number: int) -> None:
+        """An update without a pass before it or in it is not the one that is waited for.
+
+        Args:
+            number: Of the optimizer that made it.
+        """
+        self._stepped.add(number)
         self._due = self._due and self.seen
         if self._look is not None:
             self._look.updating = self._due
@@ -210,7 +222,8 @@ class Sampler:
         infinite, left = tray.put(self._infinite), tray.put(self._unit)
         size = tray.put(self._size, Pooling.SPREAD)
         if self._full:
-            layers, parameters = self.capture.put(tray), self._ledger.put(tray)
+            layers = self.capture.put(tray)
+            parameters = self._ledger.put(tray, self._stepped)
             readings = self._carried(tray, lambda own: of_look(layers(own), own.get(loss)))
         else:
             names, norms = self._glance.names, self._glance.put(tray)

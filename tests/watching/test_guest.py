@@ -440,7 +440,7 @@ def test_no_value_is_read_before_the_transfer(full: bool) -> None:
     assert tool.seen
     tool.before_update()
     optimizer.step()
-    tool.updated()
+    tool.updated(0)
     assert tool.due
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
         tool.take(0)

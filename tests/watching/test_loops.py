@@ -245,13 +245,64 @@ def test_an_optimizer_that_steps_now_and_then_spoils_no_measurement() -> None:
             (one - other).norm().item()
             for one, other in zip(model.parameters(), before, strict=True)
         ]
-        seen.append((by_hand, moved))
+        stepped = 4 if iteration % 3 == 0 else 2
+        seen.append((by_hand, moved[:stepped]))
     steps = monitor.report().steps
     assert len(steps) >= 3
     for step in steps:
         norms = [each.gradient_norm for each in step.layers if each.kind == "linear"]
         (moved,) = [moved for by_hand, moved in seen if by_hand == pytest.approx(norms, rel=1e-4)]
-        assert [each.update_norm for each in step.parameters] == pytest.approx(moved, rel=1e-3)
+        updates = [each.update_norm for each in step.parameters]
+        assert updates[: len(moved)] == pytest.approx(moved, rel=1e-3)
+        assert not any(updates[len(moved) :])
+
+
+@pytest.mark.parametrize(("every", "rhythm"), [(1, 4), (5, 4), (10, 2), (10, 5)])
+def test_parameters_whose_optimizer_has_its_turn_at_other_steps_are_no_finding(
+    every: int, rhythm: int
+) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    often = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    seldom = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    monitor = gradcheckup.watch(model, [often, seldom], every=every, stop_on="critical")
+    for iteration in range(80):
+        often.zero_grad()
+        _loss(model(torch.randn(4, 6))).backward()
+        often.step()
+        if iteration % rhythm == 1:
+            seldom.step()
+            seldom.zero_grad()
+    assert not monitor.report().at_least("warning"), str(monitor.report())
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_an_optimizer_of_another_model_may_step_first(joint: bool) -> None:
+    """Actor and critic, each with its optimizer; and a weight of losses that is learnt."""
+    data = torch.randn(4, 6)
+    models = _net(), _net()
+    weight = nn.Parameter(torch.ones(()))
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in models]
+    of_weight = torch.optim.SGD([weight], lr=0.1)
+    monitors = [
+        gradcheckup.watch(model, optimizer, every=1)
+        for model, optimizer in zip(models, optimizers, strict=True)
+    ]
+    expected: list[list[list[float]]] = [[], []]
+    for _ in range(6):
+        for each in (*optimizers, of_weight):
+            each.zero_grad()
+        for norms, model in zip(expected, models, strict=True):
+            norms.append(_norms(model, data))
+        losses = [_loss(model(data)) + 0 * weight for model in models]
+        if joint:
+            torch.stack(losses).sum().backward()
+        else:
+            for loss in losses:
+                loss.backward()
+        for each in (of_weight, *optimizers):
+            each.step()
+    for monitor, norms in zip(monitors, expected, strict=True):
+        _agree(monitor, norms)
 
 
 def _judged(critic: nn.Module, data: Tensor, real: bool) -> Tensor:
