@@ -31,6 +31,11 @@ def flat_values(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
+def has_norm(tensor: Tensor) -> bool:
+    """Whether there is a norm to take: integers and 8-bit floats are codes of quantised weights."""
+    return tensor.is_complex() or (tensor.is_floating_point() and tensor.element_size() > 1)
+
+
 def norm(tensor: Tensor) -> Tensor:
     """L2 norm over all elements, right from 1e-150 to 1e150; NaN and Inf come through.
 

@@ -55,7 +55,8 @@ class Glance:
         self.failed: Callable[[Exception], None] | None = None
         self._modules = tuple(layers.values())
         self._set: list[RemovableHandle] = []
-        self._watched = [False] * len(layers)
+        self._deferred = [0] * len(layers)
+        self._grad = True
         self._epoch = 0
 
     def attach(self) -> None:
@@ -76,7 +77,7 @@ class Glance:
     def begin(self) -> None:
         """Forgets the passes before."""
         self.norms = [[] for _ in self.names]
-        self._watched = [False] * len(self.names)
+        self._deferred = [0] * len(self.names)
         self._epoch += 1
 
     def again(self, *, keep: bool) -> None:
@@ -84,8 +85,8 @@ class Glance:
         del keep
 
     def during(self, *, grad: bool) -> AbstractContextManager[None]:
-        """Surrounds a forward pass; needs nothing to be done."""
-        del grad
+        """Surrounds a forward pass; nothing has to be undone."""
+        self._grad = grad
         return nullcontext()
 
     def settle(self, loss: Sequence[Tensor]) -> bool:
@@ -106,12 +107,19 @@ class Glance:
 
     def leave(self, row: int, output: Any) -> None:
         """A module has returned this."""
-        main = output if type(output) is Tensor else next(floating_tensors(output), None)
-        if main is None or not main.requires_grad or not torch.is_grad_enabled():
+        if transformed():
             return
-        if transformed() or (self._watched[row] and in_backward()):
-            return  # a checkpoint runs it again: its output is watched already
-        self._watched[row] = True
+        if not torch.is_grad_enabled():
+            # Within a pass with gradients: a reentrant checkpoint, which will run it again.
+            self._deferred[row] += self._grad and not in_backward()
+            return
+        main = output if type(output) is Tensor else next(floating_tensors(output), None)
+        if main is None or not main.requires_grad:
+            return
+        if in_backward():
+            if not self._deferred[row]:
+                return  # another checkpoint, which runs it again for its values alone
+            self._deferred[row] -= 1
         # The graph takes the hook along; one that outlives the step knows it by the epoch.
         main.register_hook(_Inlet(self, row, self._epoch))  # type: ignore[no-untyped-call]
 

@@ -35,7 +35,8 @@ class Ledger:
                 continue
             if parameter.grad is not None:
                 self._carried[id(parameter)] = statistics.norm(parameter.grad)
-            self._before[id(parameter)] = parameter.detach().clone()
+            if statistics.has_norm(parameter):
+                self._before[id(parameter)] = parameter.detach().clone()
 
     def gradients(self) -> None:
         """After the backward."""
@@ -54,12 +55,13 @@ class Ledger:
             key = id(parameter)
             before = self._before.get(key)
             change = statistics.norm(parameter.detach() - before) if before is not None else None
+            weight = parameter.detach() if before is None else before
             slots.append(
                 (
                     tray.put(self._carried.get(key)),
                     tray.put(self._gradients.get(key)),
                     tray.put(self._spreads.get(key)),
-                    tray.put(statistics.norm(parameter if before is None else before)),
+                    tray.put(statistics.norm(weight) if statistics.has_norm(weight) else None),
                     tray.put(change),
                 )
             )

@@ -93,14 +93,19 @@ class _Page:
     def __init__(self, parameter: Tensor, layer: str, name: str) -> None:
         self.parameter = parameter
         self.layer, self.name = layer, name
-        part, self.shards = own_part(parameter), shards(parameter)
-        size = statistics.norm(part)
-        self.weight = self._whole(size)
-        # The rows of a shard are not all rows, whose mean it takes.
-        self.spread = statistics.row_spread(part, size) if self.shards == 1 else None
-        self.before = _sample(part).clone() if parameter.requires_grad else None
+        self.shards = shards(parameter)
+        self.weight: Tensor | None = None
+        self.spread: Tensor | None = None
+        self.before: Tensor | None = None
         self.gradient: Tensor | None = None
         self.seen: Tensor | None = None
+        part = own_part(parameter)
+        if statistics.has_norm(part):
+            size = statistics.norm(part)
+            self.weight = self._whole(size)
+            # The rows of a shard are not all rows, whose mean it takes.
+            self.spread = statistics.row_spread(part, size) if self.shards == 1 else None
+            self.before = _sample(part).clone() if parameter.requires_grad else None
 
     def read(self, unit: Tensor | None) -> None:
         gradient = self.parameter.grad

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
 
 import gradcheckup
 from gradcheckup import Monitor, Sample
@@ -303,6 +304,83 @@ def test_an_optimizer_of_another_model_may_step_first(joint: bool) -> None:
             each.step()
     for monitor, norms in zip(monitors, expected, strict=True):
         _agree(monitor, norms)
+
+
+class _Recurring(nn.Module):
+    """One block that runs twice, as in ALBERT, each time in a checkpoint."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.block, self.head, self.way = nn.Linear(6, 6), nn.Linear(6, 3), way
+
+    def forward(self, x: Tensor) -> Tensor:
+        def again(hidden: Tensor) -> Tensor:
+            return torch.tanh(self.block(hidden))
+
+        for _ in range(2):
+            x = (
+                again(x)
+                if self.way == "plain"
+                else checkpoint(again, x, use_reentrant=self.way == "reentrant")
+            )
+        out: Tensor = self.head(x)
+        return out
+
+
+@pytest.mark.parametrize("way", ["plain", "reentrant", "not reentrant"])
+def test_a_block_that_runs_twice_in_checkpoints(way: str) -> None:
+    model = _Recurring(way)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = gradcheckup.watch(model, optimizer, every=1)
+    expected = []
+    for _ in range(6):
+        data = torch.randn(4, 6, requires_grad=True)
+        twin = copy.deepcopy(model).double()
+        first = twin.block(data.double())
+        second = twin.block(first.tanh())
+        outputs = twin.head(second.tanh())
+        found = torch.autograd.grad(_loss(outputs), [first, second, outputs])
+        expected.append([torch.cat(found[:2]).norm().item(), found[2].norm().item()])
+        optimizer.zero_grad()
+        _loss(model(data)).backward()
+        optimizer.step()
+    _agree(monitor, expected)
+
+
+class _Quantised(nn.Module):
+    """A frozen layer in integers or 8-bit floats, and an adapter that trains."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        codes = (20 * torch.randn(8, 8)).clamp(0, 100).to(dtype)
+        self.codes = nn.Parameter(codes, requires_grad=False)
+        self.down, self.up = nn.Linear(8, 2), nn.Linear(2, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        adapted: Tensor = self.up(self.down(x))
+        return x @ self.codes.float() * 0.02 + adapted
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("given", ["all", "those that train"])
+def test_quantised_weights_have_no_norm_and_do_no_harm(dtype: torch.dtype, given: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), _Quantised(dtype), nn.Linear(8, 3))
+    data = torch.randn(16, 6)
+    parameters = [each for each in model.parameters() if given == "all" or each.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    monitor = gradcheckup.watch(model, optimizer, every=1)
+    for _ in range(4):
+        optimizer.zero_grad()
+        _loss(model(data)).backward()
+        optimizer.step()
+    diagnosed = gradcheckup.diagnose(
+        model, data, compute_loss=lambda model, batch: _loss(model(batch)), optimizer=optimizer
+    )
+    for report in (monitor.report(), diagnosed):
+        assert not report.at_least("warning"), str(report)
+        (codes,) = [each for each in report.steps[-1].parameters if each.name == "2.codes"]
+        assert codes.weight_norm is codes.update_norm is None
+    assert monitor.failure is None
 
 
 def _judged(critic: nn.Module, data: Tensor, real: bool) -> Tensor:
