@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
 import torch.overrides
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -58,6 +61,7 @@ ATTENTION = frozenset({F.scaled_dot_product_attention, F.multi_head_attention_fo
 
 # Private parts of torch, each with a way out where a later version drops it.
 _MODES = getattr(torch.overrides, "_get_current_function_mode_stack", list)
+_CALLS = nn.Module.__call__.__code__.co_filename
 _SET_GRAD_ENABLED = getattr(torch._C, "_set_grad_enabled", None)  # noqa: SLF001
 
 
@@ -118,11 +122,23 @@ class Watcher(Protocol):
 
 
 class FunctionMode(TorchFunctionMode):
-    """Hands the calls that make up a layer to a watcher, and all others through."""
+    """Hands the calls that make up a layer to a watcher, and all others through.
 
-    def __init__(self, watcher: Watcher) -> None:
+    Ctrl-C in the middle of a forward pass leaves it behind, since torch calls no hooks then. It
+    keeps no watcher alive, and once the pass that it was made in is gone it hands all through.
+    """
+
+    def __init__(self, watcher: Watcher, *, recomputing: bool = False) -> None:
+        """Prepares to watch.
+
+        Args:
+            watcher: Who is told.
+            recomputing: Whether it is made within a part that a checkpoint runs again, and is there
+                for the parts that follow, too.
+        """
         super().__init__()
-        self.watcher = watcher
+        self._watcher: Callable[[], Watcher | None] = weakref.ref(watcher)
+        self._pass = None if recomputing else _running_pass()
 
     def __torch_function__(
         self,
@@ -132,30 +148,59 @@ class FunctionMode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         call = Call(func, args, kwargs or {})
+        watcher = self._watcher()
+        if watcher is None:
+            return call()
         try:
-            return self._handed_on(call)
+            return self._handed_on(call, watcher)
         except Exception as error:
-            failed = self.watcher.failed
+            failed = watcher.failed
             if failed is None or (call.begun and not call.results):  # the function's own error
                 raise
             failed(error)
             return call.results[0] if call.results else call()
 
-    def _handed_on(self, call: Call) -> Any:
+    def _handed_on(self, call: Call, watcher: Watcher) -> Any:
         func, args = call.function, call.args
         if func is _SET_GRAD_ENABLED:
-            self.watcher.stretch += 1
-        elif func in FUNCTIONS and self.watcher.within_model():
+            watcher.stretch += 1
+        elif func in FUNCTIONS and self._is_within(watcher):
             given = args[0] if args else call.kwargs.get("input")
             if isinstance(given, Tensor) and given.is_floating_point():
-                return self.watcher.activation(FUNCTIONS[func], given, call)
-        elif func in MIXING and self.watcher.within_model():
-            return self.watcher.mixing(MIXING[func], call)
-        elif func in PRODUCTS and self.watcher.within_model():
-            return self.watcher.product(call)
-        elif func in ATTENTION and self.watcher.within_model():
-            return self.watcher.attention(call)
+                return watcher.activation(FUNCTIONS[func], given, call)
+        elif func in MIXING and self._is_within(watcher):
+            return watcher.mixing(MIXING[func], call)
+        elif func in PRODUCTS and self._is_within(watcher):
+            return watcher.product(call)
+        elif func in ATTENTION and self._is_within(watcher):
+            return watcher.attention(call)
         return call()
+
+    def _is_within(self, watcher: Watcher) -> bool:
+        if not watcher.within_model():
+            return False
+        if self._pass is not None and not any(id(each) == self._pass for each in _frames()):
+            self._watcher = _nobody
+        return self._watcher is not _nobody
+
+
+def _nobody() -> None:
+    """Stands for a watcher that is gone."""
+
+
+def _frames() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - there is no public way
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _running_pass() -> int | None:
+    """The `id` of the innermost frame in which a module is called; None outside of any.
+
+    The frame itself would keep the user's tensors alive.
+    """
+    return next((id(each) for each in _frames() if each.f_code.co_filename == _CALLS), None)
 
 
 def watching() -> bool:

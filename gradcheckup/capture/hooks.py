@@ -221,7 +221,7 @@ class Capture:
             # torch switches the function mode off around backward(), where reentrant
             # checkpointing runs the forward that counts. Autograd drops this one again with the
             # thread state of the node that recomputes.
-            FunctionMode(self).__enter__()  # type: ignore[no-untyped-call]
+            FunctionMode(self, recomputing=True).__enter__()  # type: ignore[no-untyped-call]
         self.running.append((name, module))
 
     def _alias(

@@ -268,6 +268,29 @@ def test_an_error_leaves_the_model_clean(error: BaseException, place: str, after
     assert _is_clean(model, optimizer)
 
 
+def test_ctrl_c_in_a_forward_pass_lets_go_of_what_comes_after() -> None:
+    """No hook tells of its end; what the user computes next is none of ours."""
+
+    class Interrupted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.layer(x)
+            raise KeyboardInterrupt
+
+    model = Interrupted()
+    monitor = gradcheckup.watch(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(KeyboardInterrupt):
+        model(torch.randn(2, 4))
+    weight = torch.randn(4, 4, requires_grad=True)
+    results = [nn.functional.relu(weight @ weight) for _ in range(3)]
+    assert all(each._backward_hooks is None for each in results)
+    monitor.close()
+    assert not _get_current_function_mode_stack()
+
+
 # -- errors of our own ---------------------------------------------------------------------------
 
 
