@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
 from statistics import median
 
 from gradcheckup.history import History, Sample
@@ -67,14 +69,23 @@ class Trace:
 
         Args:
             step: What was measured.
-            layers: Names of the weight layers that samples have norms of from now on. Where they
-                are others than before, the course begins anew: the model was changed.
+            layers: Names of the weight layers that samples have norms of from now on: others than
+                before where layers are dropped at random, or the model was changed. If none of them
+                was there before, the course begins anew.
         """
         self._make_room(step)
         self.steps.append(step)
         if layers != self._layers:
+            self._samples = list(self._carried_over(layers))
             self._layers = layers
-            self._samples.clear()
+
+    def _carried_over(self, layers: tuple[str, ...]) -> Iterator[Sample]:
+        """The samples, with norms of other layers."""
+        if not set(layers) & set(self._layers):
+            return
+        for sample in self._samples:
+            known = dict(zip(self._layers, sample.norms, strict=True))
+            yield replace(sample, norms=tuple(map(known.get, layers)))
 
     def _make_room(self, step: Step) -> None:
         """After a NaN half of the looks are those before, and the first with it: how it came."""

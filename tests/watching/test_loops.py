@@ -711,6 +711,40 @@ def test_layers_that_are_exchanged_are_looked_at_again() -> None:
     assert _samples(monitor)[-1].norms == pytest.approx(expected, rel=1e-4)
 
 
+def test_layers_that_are_dropped_at_random_do_not_lose_the_course_of_the_run() -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 2)
+            self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            for block in self.blocks:
+                if torch.rand(()) > 0.5:
+                    x = x + torch.tanh(block(x))
+            out: Tensor = self.head(x)
+            return out
+
+    model = Dropping()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = gradcheckup.watch(model, optimizer, every=1)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = _loss(model(torch.randn(4, 6)))
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+    samples = _samples(monitor)
+    assert [each.loss for each in samples] == pytest.approx(losses)
+    history = monitor.report().recording.history
+    assert history is not None
+    assert {len(each.norms) for each in samples} == {len(history.layers)}
+    (first,) = [row for row, name in enumerate(history.layers) if name == "first"]
+    assert all(each.norms[first] for each in samples)
+
+
 def test_a_model_that_the_loop_does_not_run_costs_nothing_for_long() -> None:
     """Hooks are taken away again; the report says what is wrong."""
     model, other = _net(), _net()
