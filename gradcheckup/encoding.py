@@ -92,6 +92,8 @@ def _decode_scalar(value: Any, choices: tuple[Any, ...], where: str) -> Any:
             value = float(value)
     for choice in choices:
         if type(value) is choice:
+            if choice is int and float not in choices and value < 0:  # all count or number things
+                raise MismatchError(f"{where} should be 0 or more, got {_shorten(value)}")
             return value
         if value in _words(choice):
             return choice(value)

@@ -142,9 +142,24 @@ def load_report(path: str | Path) -> Report:
             version of gradcheckup.
     """
     try:
-        document = parse(Path(path).read_bytes())
+        content = Path(path).read_bytes()
     except OSError as error:
         raise ReportError(f"cannot read report {path}: {reason(error)}") from None
+    return parse_report(content, path)
+
+
+def parse_report(content: bytes, path: str | Path) -> Report:
+    """The same from what the file holds, for files that can be read but once, such as a pipe.
+
+    Args:
+        content: What `Report.to_json` wrote.
+        path: Where it comes from, for messages.
+
+    Raises:
+        ReportError: See `load_report`.
+    """
+    try:
+        document = parse(content)
     except (ValueError, RecursionError) as error:
         raise ReportError(f"cannot read report {path}: it is not valid JSON ({error})") from None
     _check_header(document, path)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import torch
@@ -48,7 +51,7 @@ def run_to(path: Path, steps: int = 20, *, every: int = 2) -> gradcheckup.Report
     return monitor.report()
 
 
-def lines(path: Path) -> list[dict[str, object]]:
+def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
@@ -167,6 +170,63 @@ def test_damage_is_named_by_its_line(tmp_path: Path, damage: str) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in every), "utf-8")
     with pytest.raises(ReportError, match=rf"damaged in line {number + 1}: {damage}"):
         gradcheckup.load_run(path)
+
+
+def _sent(file: IO[bytes], content: bytes) -> None:
+    with file:
+        file.write(content)
+
+
+def _edited(path: Path, kind: str, edit: Callable[[Any], object]) -> int:
+    """Edits the last line of a kind; returns its number."""
+    every = lines(path)
+    number = max(index for index, line in enumerate(every) if kind in line)
+    edit(every[number] if kind == "schema" else every[number][kind])
+    path.write_text("".join(json.dumps(line) + "\n" for line in every), "utf-8")
+    return number + 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "edit", "said"),
+    [
+        ("look", lambda it: it["layers"][0].update(shape=[32, -12]), r"shape\[1\] should be 0 or"),
+        (
+            "look",
+            lambda it: it["parameters"][0].update(shape=[-12, 12]),
+            r"shape\[0\] should be 0 or more, got -12",
+        ),
+        ("sample", lambda it: it["norms"].pop(), "sample.norms should have 5 items, got 4"),
+        ("sample", lambda it: it["norms"].append(1.0), "should have 5 items, got 6"),
+        ("sample", lambda it: it.update(index=-1), "sample.index should be 0 or more, got -1"),
+        ("end", lambda it: it.update(steps=-5), "end.steps should be 0 or more, got -5"),
+        ("schema", lambda it: it.update(start=-5), "start should be 0 or more, got -5"),
+    ],
+)
+def test_numbers_that_cannot_be_are_damage(
+    tmp_path: Path, kind: str, edit: Callable[[Any], object], said: str
+) -> None:
+    path = tmp_path / "run.jsonl"
+    run_to(path, steps=8)
+    number = _edited(path, kind, edit)
+    with pytest.raises(ReportError, match=rf"damaged in line {number}: .*{said}"):
+        gradcheckup.load_run(path)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs names of open files")
+def test_a_log_that_comes_through_a_pipe_is_read_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.jsonl"
+    report = run_to(path)
+    for content in (path.read_bytes(), report.to_json().encode()):
+        source, sink = os.pipe()
+        with os.fdopen(source), os.fdopen(sink, "wb") as file:
+            writer = threading.Thread(target=_sent, args=(file, content))
+            writer.start()
+            with pytest.raises(SystemExit, match="0"):
+                main(["show", f"/dev/fd/{source}"])
+            writer.join()
+        assert capsys.readouterr().out.splitlines()[0] == str(report).splitlines()[0]
 
 
 def test_a_log_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:

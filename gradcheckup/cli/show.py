@@ -11,9 +11,10 @@ import click
 from gradcheckup.cli.console import check_figure, color_option, print_out, stdout_form
 from gradcheckup.cli.failures import traceback_option
 from gradcheckup.errors import ReportError
+from gradcheckup.files import reason
 from gradcheckup.report import Report
-from gradcheckup.runs.reading import is_run, load_run
-from gradcheckup.serialization import load_report
+from gradcheckup.runs.reading import is_run, parse_run
+from gradcheckup.serialization import parse_report
 from gradcheckup.suggestions import nearest
 from gradcheckup.tracebacks import relative
 
@@ -74,7 +75,11 @@ def read_report(path: Path) -> Report:
         found = nearest(path.name, [each.name for each in folder.glob("*.json*")])
         hint = f"; did you mean {folder / found}?" if found else ""
         raise ReportError(f"no such file: {path}{hint}")
-    return load_run(path) if is_run(path) else load_report(path)
+    try:
+        content = path.read_bytes()  # once: a pipe has it no second time
+    except OSError as error:
+        raise ReportError(f"cannot read report {path}: {reason(error)}") from None
+    return parse_run(content, path) if is_run(content) else parse_report(content, path)
 
 
 def save_figure(report: Report, path: Path) -> None:

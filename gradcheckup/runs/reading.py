@@ -19,13 +19,10 @@ from gradcheckup.serialization import check_version
 from gradcheckup.thresholds import Thresholds
 
 
-def is_run(path: str | Path) -> bool:
-    """Whether a file is the log of a run; False also where it cannot be read."""
-    try:
-        with Path(path).open("rb") as file:
-            return _is_header(parse(file.readline(1 << 20)))
-    except (OSError, ValueError, RecursionError):
-        return False
+def is_run(content: bytes) -> bool:
+    """Whether what a file holds is the log of a run."""
+    first, _, _ = content.partition(b"\n")
+    return _is_header(_parsed(first))
 
 
 def load_run(path: str | Path) -> Report:
@@ -40,7 +37,20 @@ def load_run(path: str | Path) -> Report:
         ReportError: The file cannot be read, is no log of a run or has no full look yet, is
             damaged, or was written by a newer version of gradcheckup.
     """
-    run = _read(Path(path))
+    return parse_run(_content(path), path)
+
+
+def parse_run(content: bytes, path: str | Path) -> Report:
+    """The same from what the file holds, for files that can be read but once, such as a pipe.
+
+    Args:
+        content: The log.
+        path: Where it comes from, for messages.
+
+    Raises:
+        ReportError: See `load_run`.
+    """
+    run = _read(content, path)
     if not run.trace.steps:
         raise ReportError(f"run log {path} has no sampled training step yet")
     return run.report()
@@ -57,15 +67,22 @@ def steps_so_far(path: str | Path) -> int:
         fresh = not target.exists() or not target.stat().st_size
     except OSError as error:
         raise ReportError(f"cannot read run log {path}: {reason(error)}") from None
-    return 0 if fresh else _read(target).steps
+    return 0 if fresh else _read(_content(path), path).steps
 
 
-def _read(path: Path) -> Run:
+def _content(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ReportError(f"cannot read run log {path}: {reason(error)}") from None
+
+
+def _read(content: bytes, path: str | Path) -> Run:
     """What the lines of a log add up to."""
     run = Run(every=1, thresholds=Thresholds(), chosen=rules.RULES, subject="")
     taken = 0
     try:
-        for taken, line in _lines(path):  # noqa: B007 - the message below names the line
+        for taken, line in _lines(content, path):  # noqa: B007 - the message below names the line
             _take(run, line)
     except (MismatchError, AttributeError, OverflowError, UsageError) as error:
         raise ReportError(f"run log {path} is damaged in line {taken}: {error}") from None
@@ -90,6 +107,9 @@ def _take(run: Run, line: dict[str, Any]) -> None:
         run.steps = step.index + 1
     elif "sample" in line:
         sample: Sample = decode(line["sample"], Sample, "sample")
+        expected, got = len(run.trace.layers), len(sample.norms)
+        if run.trace.steps and expected != got:
+            raise MismatchError(f"sample.norms should have {expected} items, got {got}")
         run.trace.add(sample)
         run.steps = sample.index + 1
     elif "end" in line:
@@ -99,13 +119,9 @@ def _take(run: Run, line: dict[str, Any]) -> None:
         run.failure = decode(line["end"].get("failure"), str | None, "end.failure")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _lines(content: bytes, path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects in the lines, with their numbers; a line that a crash has torn is left out."""
-    try:
-        texts = path.read_bytes().splitlines()
-    except OSError as error:
-        raise ReportError(f"cannot read run log {path}: {reason(error)}") from None
-    for number, text in enumerate(texts, start=1):
+    for number, text in enumerate(content.splitlines(), start=1):
         line = _parsed(text)
         if number == 1 and not _is_header(line):
             raise ReportError(
