@@ -15,6 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from gradcheckup.capture import transformed
+from gradcheckup.capture.backward import in_backward
 from gradcheckup.probe.subject import parameters_of
 
 
@@ -40,6 +41,7 @@ class Clock:
     Attributes:
         strangers: How often optimizers of the model's parameters stepped that are none of them, by
             the name of their class.
+        amid_backward: Whether one of them stepped while gradients were computed.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Clock:
         held = [each for one in inner for each in vars(one).values() if isinstance(each, Optimizer)]
         self._known = {id(each) for each in (*inner, *held)}
         self.strangers: Counter[str] = Counter()
+        self.amid_backward = False
         self._stepping: set[int] = set()
         self._stepped: set[int] = set()
         self._before, self._updated = before, updated
@@ -110,6 +113,7 @@ class Clock:
         if transformed():
             return  # a compiled `step` that is being traced: it would raise, and tells nothing
         self._stepping.add(number)
+        self.amid_backward = self.amid_backward or in_backward()
         with self._hook():
             if number in self._stepped:
                 self._over()

@@ -36,6 +36,7 @@ _T = TypeVar("_T")
 _FULL_EVERY = 32
 _FULL_STEPS = 128
 _PATIENCE = 3
+_SILENCE = 100
 
 
 class Monitor:
@@ -171,10 +172,15 @@ class Monitor:
                 "the processes ran different layers in every sampled step; pass process_group= of "
                 "those that run the same"
             )
+        nothing = f"in {self.steps} optimizer steps no loss.backward() reached the watched model"
+        if self._clock.amid_backward:
+            return (
+                f"{nothing} before they were made: optimizers that step inside of backward() are "
+                "not to be given to watch(); call monitor.step() after it"
+            )
         return (
-            f"in {self.steps} optimizer steps no loss.backward() reached the watched model; watch "
-            "the model that the loop runs, before its forward pass (torch.func and "
-            "torch.autograd.grad are not seen)"
+            f"{nothing}; watch the model that the loop runs, before its forward pass (torch.func, "
+            "torch.autograd.grad and a `backward` imported from torch.autograd are not seen)"
         )
 
     def step(self) -> None:
@@ -243,6 +249,8 @@ class Monitor:
             fresh = () if self._sampler.waiting else self._keep(taken)
         if self._sampler.waiting and not self._sampler.seen:
             self._sampler.miss()
+        if index == _SILENCE and not self._run.trace.steps:
+            warn(f"gradcheckup sees nothing of {class_name(self._model)}: {self._why()}")
         self._open()
         return fresh
 

@@ -745,6 +745,43 @@ def test_layers_that_are_dropped_at_random_do_not_lose_the_course_of_the_run() -
     assert all(each.norms[first] for each in samples)
 
 
+def test_optimizers_that_step_inside_of_backward_are_told_what_to_do() -> None:
+    model = _net()
+    optimizers = {
+        each: torch.optim.SGD([each], lr=0.1, foreach=False) for each in model.parameters()
+    }
+
+    def update(parameter: Tensor) -> None:
+        optimizers[parameter].step()  # type: ignore[index]
+        optimizers[parameter].zero_grad()  # type: ignore[index]
+
+    for each in model.parameters():
+        each.register_post_accumulate_grad_hook(update)
+    monitor = gradcheckup.watch(model, list(optimizers.values()), every=1)
+    for _ in range(3):
+        _loss(model(torch.randn(4, 6))).backward()
+    with pytest.raises(gradcheckup.UsageError, match=r"inside of backward.*monitor.step\(\)"):
+        monitor.report()
+
+
+def test_a_monitor_that_sees_nothing_says_so_in_time() -> None:
+    model, other = _net(), _net()
+    optimizer = torch.optim.SGD([*model.parameters(), *other.parameters()], lr=0.1)
+    gradcheckup.watch(model, optimizer)
+
+    def train(steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            _loss(other(torch.randn(4, 6))).backward()
+            optimizer.step()
+
+    with pytest.warns(
+        RuntimeWarning, match=r"sees nothing of Sequential.*no loss.backward"
+    ) as told:
+        train(300)
+    assert len(told) == 1
+
+
 def test_a_model_that_the_loop_does_not_run_costs_nothing_for_long() -> None:
     """Hooks are taken away again; the report says what is wrong."""
     model, other = _net(), _net()
