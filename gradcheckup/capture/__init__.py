@@ -12,6 +12,7 @@ from gradcheckup.capture.hook import Hook
 from gradcheckup.capture.hooks import Capture
 from gradcheckup.capture.layers import class_name
 from gradcheckup.capture.response import respond
+from gradcheckup.capture.scripting import scriptable
 from gradcheckup.capture.transforms import can_be_eager, eager, transformed
 from gradcheckup.capture.wiring import Station, wiring
 
@@ -25,6 +26,7 @@ __all__ = [
     "eager",
     "listen",
     "respond",
+    "scriptable",
     "stop_listening",
     "telling",
     "transformed",

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradcheckup.capture import Hook, class_name, eager, transformed
+from gradcheckup.capture import Hook, class_name, eager, scriptable, transformed
 from gradcheckup.errors import GradcheckupError, ReportError
 from gradcheckup.probe.subject import parameters_of, unwrap
 from gradcheckup.report import Report
@@ -158,6 +158,7 @@ class Seeker:
         self._waiting = list(_owners(_trained(optimizers))) if optimizers else []
         if optimizers:
             self._hooks.enter_context(eager())
+            self._hooks.enter_context(scriptable())
         for module in self._waiting:
             if isinstance(module, torch.jit.ScriptModule):
                 self._problems.append("a TorchScript module is not watched: its layers are hidden")

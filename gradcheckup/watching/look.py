@@ -102,12 +102,13 @@ class Look:
 
     def open(self) -> None:
         """Waits for the next forward pass."""
-        enter, leave = Hook(self._enter, self._failed), Hook(self._leave, self._failed)
         for module in self._modules:
+            enter = Hook(self._enter, self._failed)  # one each, which a copy can tell apart
             self._handles.append(module.register_forward_pre_hook(enter))
         self.instrument.begin()
         self.instrument.attach()
         for module in self._modules:
+            leave = Hook(self._leave, self._failed)
             self._handles.append(module.register_forward_hook(leave, always_call=True))
         listen(self)
 

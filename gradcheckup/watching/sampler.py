@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradcheckup.capture import Capture, Glance, eager
+from gradcheckup.capture import Capture, Glance, eager, scriptable
 from gradcheckup.capture.pooling import Pooling
 from gradcheckup.capture.readings import Measured, Readings, Tray
 from gradcheckup.history import Sample
@@ -141,6 +141,7 @@ class Sampler:
         )
         self._due = self._scaler_came_late = False
         self._stance.enter_context(eager())
+        self._stance.enter_context(scriptable())
         self._look.open()
         if self._full and not self._optimizers:
             self._ledger.weights(self.names)

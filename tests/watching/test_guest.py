@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.jit.frontend import NotSupportedError
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks
 from torch.optim.swa_utils import AveragedModel
@@ -117,6 +118,61 @@ def test_a_copy_of_a_watched_model_is_not_watched(way: str, steps: int) -> None:
     assert monitor.failure is None
     monitor.close()
     assert _is_clean(model, optimizer)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_copy_has_the_hooks_of_the_users_alone(steps: int) -> None:
+    model, optimizer, monitor = _after(steps)
+    theirs = [model.register_forward_hook(_theirs), model[0].register_forward_pre_hook(_theirs)]
+    for twin in (copy.deepcopy(model), AveragedModel(model).module):
+        assert _hooks(twin) == 2
+        assert [*twin._forward_hooks.values(), *twin[0]._forward_pre_hooks.values()] == [
+            _theirs
+        ] * 2
+    for handle in theirs:
+        handle.remove()
+    _train(model, optimizer, 1)
+    assert monitor.steps == steps + 1
+    monitor.close()
+
+
+def _theirs(*_: object) -> None:
+    """A hook of the user's."""
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is")
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_watched_model_and_its_copies_can_be_scripted(steps: int) -> None:
+    """TorchScript compiles hooks too: there are none of ours for it, and all are there after it."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    original = torch.jit._recursive.create_script_module
+    monitor = gradcheckup.watch(model, optimizer, every=1)
+    _train(model, optimizer, steps)
+    keys = [list(each._forward_hooks) for each in model.modules()]
+    assert any(keys)
+    data, average = torch.randn(5, 6), copy.deepcopy(model)
+    for each in (model, average):
+        assert torch.equal(torch.jit.script(each)(data), each(data))
+    assert [list(each._forward_hooks) for each in model.modules()] == keys
+    with pytest.raises(NotSupportedError, match="variable number"):
+        torch.jit.script(_Unscriptable(model))
+    assert [list(each._forward_hooks) for each in model.modules()] == keys
+    _train(model, optimizer, 2)
+    assert monitor.steps == steps + 2
+    assert monitor.failure is None
+    monitor.close()
+    assert torch.jit._recursive.create_script_module is original
+    assert torch.equal(torch.jit.script(average)(data), average(data))
+
+
+class _Unscriptable(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *given: Tensor) -> Tensor:
+        return self.inner(*given)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("steps", [0, 2])
