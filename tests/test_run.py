@@ -246,6 +246,45 @@ def test_no_torch_is_imported_before_the_script_does(tmp_path: Path) -> None:
     assert done.stderr == "\ngradcheckup: no optimizer stepped in this process\n"
 
 
+LEFT = {
+    "thread": "import threading\nthreading.Thread(target=train).start()\n",
+    # Both are told to end when the main thread is over, and not before.
+    "pool": "import concurrent.futures as f\npool = f.ThreadPoolExecutor(1)\npool.submit(train)\n",
+    "waiting": "import threading\nmain = threading.main_thread()\n"
+    "threading.Thread(target=lambda: (main.join(), train())).start()\n",
+}
+
+
+@pytest.mark.parametrize("way", LEFT)
+def test_the_report_waits_for_threads_as_python_does(tmp_path: Path, way: str) -> None:
+    before, loop = SICK.replace("range(12)", "range(40)").split("for step")
+    train = "\n    ".join(f"for step{loop}".splitlines())
+    last = "import atexit, sys\natexit.register(print, 'last')\n"
+    code = f"{before}\ndef train():\n    {train}\n{last}{LEFT[way]}print('left')\n"
+    (tmp_path / "train.py").write_text(code)
+
+    def ended(*options: str, end: str = "") -> tuple[int, str, str]:
+        (tmp_path / "train.py").write_text(code + end)
+        done = subprocess.run(  # noqa: S603 - our own code, in a new interpreter
+            [sys.executable, "-m", "gradcheckup", "run", "--every", "2", *options, "train.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    status, out, told = ended("--fail-on", "critical")
+    assert sorted(out.split()) == ["last", "left", "trained"]
+    assert "UNHEALTHY  Sequential, 10 layers, watched for 40 steps" in told
+    assert status == 1
+    if way == "thread":
+        assert ended()[0] == 0
+        assert ended("--fail-on", "critical", end="sys.exit(7)\n")[0] == 7
+
+
 # -- options -------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,6 +25,7 @@ from gradcheckup.cli.options import form_of, limits_given, place, split
 from gradcheckup.errors import UnhealthyError, UsageError
 from gradcheckup.launching.script import Ending, run_file, run_module
 from gradcheckup.launching.session import Session, numbered
+from gradcheckup.launching.threads import Leftovers
 from gradcheckup.report import Report
 from gradcheckup.reports.text import headline, render
 from gradcheckup.rules import choose_rules
@@ -109,21 +110,18 @@ def run(script: str, arguments: tuple[str, ...], **options: Any) -> int:
     comes also after an error or Ctrl-C.
     """
     plan = _plan(script, options, load_settings(Path.cwd()))
-    stream = sys.stderr
-    with Session(plan.watching, log=plan.log) as session:
+    with ExitStack() as watch:
+        leftovers = Leftovers()
+        watch.callback(leftovers.close)
+        session = watch.enter_context(Session(plan.watching, log=plan.log))
         ending = (run_module if options["module"] else run_file)(script, arguments)
         if not plan.stopped(ending):
             ending.complain()
-    if not session.here or os.environ.get("RANK", "0") != "0":
-        return ending.code  # a fork, or one of several processes, of which the first reports
-    with suppress(OSError, ValueError):  # a reader that has gone, or a script that closed stdout
-        sys.stdout.flush()
-    reports = session.reports()
-    unwritten = _write(reports, plan)
-    with suppress(OSError, ValueError):
-        for text in (*_told(reports, session.notes(), plan, ending, stream), *unwritten):
-            write_line(text, stream)
-    return ending.code or (2 if unwritten else int(_fails(reports, plan.fail_on)))
+        if leftovers.any():
+            rest = watch.pop_all()
+            leftovers.postpone(lambda: _concluded(rest, session, plan, ending), ending.code)
+            return ending.code
+    return _concluded(watch, session, plan, ending)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +155,22 @@ class _Plan:
     def place(self, index: int) -> Path | None:
         """Where the report of this index goes: report.json, report-2.json, ..."""
         return numbered(self.output, index) if self.output else None
+
+
+def _concluded(watch: ExitStack, session: Session, plan: _Plan, ending: Ending) -> int:
+    """Watches no longer, reports, and returns the exit code."""
+    watch.close()
+    if not session.here or os.environ.get("RANK", "0") != "0":
+        return ending.code  # a fork, or one of several processes, of which the first reports
+    with suppress(OSError, ValueError):  # a reader that has gone, or a script that closed stdout
+        sys.stdout.flush()
+    reports = session.reports()
+    stream = sys.stderr
+    unwritten = _write(reports, plan)
+    with suppress(OSError, ValueError):
+        for text in (*_told(reports, session.notes(), plan, ending, stream), *unwritten):
+            write_line(text, stream)
+    return ending.code or (2 if unwritten else int(_fails(reports, plan.fail_on)))
 
 
 def _plan(script: str, given: dict[str, Any], settings: Settings) -> _Plan:
