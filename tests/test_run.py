@@ -255,7 +255,10 @@ LEFT = {
 }
 
 
-@pytest.mark.parametrize("way", LEFT)
+@pytest.mark.parametrize(
+    "way",
+    ["thread", *(pytest.param(way, marks=pytest.mark.slow) for way in LEFT if way != "thread")],
+)
 def test_the_report_waits_for_threads_as_python_does(tmp_path: Path, way: str) -> None:
     before, loop = SICK.replace("range(12)", "range(40)").split("for step")
     train = "\n    ".join(f"for step{loop}".splitlines())

@@ -623,7 +623,9 @@ def test_trials_are_quiet(write: Write, capfd: pytest.CaptureFixture[str]) -> No
     assert capfd.readouterr() == ("imported\n", "")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "squeezenet1_1"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", pytest.param("vit_b_32", marks=pytest.mark.slow), "squeezenet1_1"]
+)
 def test_torchvision(name: str) -> None:
     pytest.importorskip("torchvision")
     target = load_target(f"torchvision.models:{name}")
