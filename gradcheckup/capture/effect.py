@@ -70,7 +70,7 @@ def unexplained(model: nn.Module, evaluate: Callable[[], float]) -> float | None
         no positive number.
     """
     plain = evaluate()
-    other = _loss_with_other_output(model, evaluate, lambda _, output: _mapped(_roll, output))
+    other = _loss_with_other_output(model, evaluate, lambda _, output: mapped(_roll, output))
     if plain == other or not (plain >= 0 and 0 < other < math.inf):
         return None
     return plain / other
@@ -100,7 +100,7 @@ def _rolled(output: Any, batch: int) -> Any:
 def _loss_with_other_output(
     module: nn.Module,
     evaluate: Callable[[], float],
-    change: Callable[[nn.Module, Any], Any] = lambda _, output: _mapped(_other, output),
+    change: Callable[[nn.Module, Any], Any] = lambda _, output: mapped(_other, output),
 ) -> float:
     handle = module.register_forward_hook(lambda layer, _, output: change(layer, output))
     try:
@@ -114,16 +114,16 @@ def _other(output: Tensor) -> Tensor:
     return 1 - 2 * output if output.is_floating_point() else output
 
 
-def _mapped(change: Callable[[Tensor], Tensor], output: Any) -> Any:
+def mapped(change: Callable[[Tensor], Tensor], output: Any) -> Any:
     """The same structure with other tensors."""
     if isinstance(output, Tensor):
         return change(output)
     if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_mapped(change, each) for each in output))
+        return type(output)(*(mapped(change, each) for each in output))
     if isinstance(output, (tuple, list)):
-        return type(output)(_mapped(change, each) for each in output)
+        return type(output)(mapped(change, each) for each in output)
     if isinstance(output, dict):
-        return type(output)((key, _mapped(change, value)) for key, value in output.items())
+        return type(output)((key, mapped(change, value)) for key, value in output.items())
     return output
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradcheckup.capture import mapped
+
 _DISTANCE = 0.1
 """How far outputs are moved, in standard deviations of theirs."""
 
@@ -57,13 +59,15 @@ def _along(
     moves: list[tuple[Tensor, Tensor]] = []
 
     def start(output: Tensor) -> Tensor:
+        if not output.is_floating_point():
+            return output
         drawn = torch.randn(output.shape, generator=generator, dtype=torch.float64)
         spread = float(output.detach().double().std()) if output.numel() > 1 else 0.0
         leaf = output.detach().clone().requires_grad_()
         moves.append((leaf, (drawn * (spread or 1.0)).to(output)))
         return leaf
 
-    given = _mapped(start, outputs)
+    given = mapped(start, outputs)
     if not moves:
         return None
     with torch.enable_grad():
@@ -81,11 +85,13 @@ def _along(
     def moved(distance: float) -> float:
         steps = iter(moves)
 
-        def shift(_: Tensor) -> Tensor:
+        def shift(output: Tensor) -> Tensor:
+            if not output.is_floating_point():
+                return output
             leaf, move = next(steps)
             return leaf.detach() + distance * move
 
-        return float(criterion(_mapped(shift, outputs)).detach())
+        return float(criterion(mapped(shift, outputs)).detach())
 
     far, near = ((moved(h) - moved(-h)) / (2 * h) for h in (_DISTANCE, _DISTANCE / 2))
     rounding = torch.finfo(loss.dtype).eps * abs(float(loss.detach())) / _DISTANCE
@@ -93,16 +99,3 @@ def _along(
         return None
     share = abs(slope / near)
     return None if known and share < _ZERO else share
-
-
-def _mapped(change: Callable[[Tensor], Tensor], outputs: Any) -> Any:
-    """The same structure with other floating-point tensors."""
-    if isinstance(outputs, Tensor):
-        return change(outputs) if outputs.is_floating_point() else outputs
-    if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
-        return type(outputs)(*(_mapped(change, each) for each in outputs))
-    if isinstance(outputs, (tuple, list)):
-        return type(outputs)(_mapped(change, each) for each in outputs)
-    if isinstance(outputs, dict):
-        return type(outputs)((key, _mapped(change, each)) for key, each in outputs.items())
-    return outputs
