@@ -24,11 +24,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import gradcheckup
 from benchmarks import zoo
+from benchmarks.commands import INTERRUPTED
 from benchmarks.jsonlines import append_line
 from benchmarks.training import FAILS, LEARNS
 from benchmarks.zoo_results import Line, load, table
-
-_INTERRUPTED = 130
 
 
 def examine(line: Line, *, memory: float, limit: float, reports: Path | None) -> Line:
@@ -147,7 +146,7 @@ def main(
     done = load(output)
     _show([done[each.key] for each in todo if each.key in done])
     if interrupted:
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def _run(

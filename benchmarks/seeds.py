@@ -22,16 +22,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-import gradcheckup
 from benchmarks.cases import Case
+from benchmarks.commands import INTERRUPTED, names, reported
 from benchmarks.examination import judge
 from benchmarks.families import FAMILIES, cases
 from benchmarks.jsonlines import append_line, read_lines
 from benchmarks.results import identity
 from benchmarks.scores import CLEAR
 from benchmarks.training import train
-
-_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +83,7 @@ def contradicted(lines: Iterable[Line]) -> bool:
     "--families",
     default="mlp,cnn,recurrent,transformer",
     show_default=True,
+    callback=names(FAMILIES),
     metavar="NAME,...",
     help=f"Families of nets: {', '.join(FAMILIES)}.",
 )
@@ -97,17 +96,13 @@ def contradicted(lines: Iterable[Line]) -> bool:
     show_default=True,
     help="Results, one line of JSON per net and seed; what is there already is not done again.",
 )
-def main(*, families: str, count: int, seeds: int, output: Path) -> None:
+def main(*, families: list[str], count: int, seeds: int, output: Path) -> None:
     """Judge nets under several seeds, and train those whose verdicts differ.
 
     Interrupt at any time: finished nets are kept, and the same command goes on from there.
     """
-    chosen = [name.strip() for name in families.split(",")]
-    if unknown := sorted(set(chosen) - set(FAMILIES)):
-        message = f"{', '.join(unknown)}: choose from {', '.join(FAMILIES)}"
-        raise click.BadParameter(message, param_hint="--families")
     torch.set_num_threads(1)  # nets this small only get slower with more
-    todo = [case for name in chosen for case in cases(name, count)]
+    todo = [case for name in families for case in cases(name, count)]
     interrupted, found = False, []
     try:
         found.extend(_run(todo, range(seeds), output))
@@ -116,7 +111,7 @@ def main(*, families: str, count: int, seeds: int, output: Path) -> None:
     _show(found)
     if interrupted:
         click.echo(f"\n{len(found)} of {len(todo)} nets done; run again to go on.", err=True)
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def _run(
@@ -130,10 +125,8 @@ def _run(
         for case in todo:
             name = f"{case.family}/{case.index}"
             bar.update(task, description=name)
-            try:
+            with reported(console, name):
                 yield case, _examined(case, seeds, done, output)
-            except gradcheckup.GradcheckupError as error:
-                console.print(f"{name} cannot be judged: {error}", markup=False)
             bar.advance(task)
 
 

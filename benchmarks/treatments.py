@@ -31,11 +31,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import gradcheckup
 from benchmarks import sick
 from benchmarks.cases import Case
+from benchmarks.commands import INTERRUPTED
 from benchmarks.jsonlines import append_line, read_lines
 from benchmarks.training import FAILS, train
 
 _NEAR = 0.05
-_INTERRUPTED = 130
 
 
 def examine(case: Case, seed: int, budget: int) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def _run(cases: int, seed: int, budget: int, output: Path, jobs: int) -> None:
                 append_line(output, line)
     except KeyboardInterrupt:
         click.echo("interrupted; the same command goes on from here", err=True)
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ net. See `families` for the nets, `tasks` for what counts as having learnt.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -21,30 +20,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-import gradcheckup
 from benchmarks import tables
 from benchmarks.cases import Case
+from benchmarks.commands import INTERRUPTED, names, reported
 from benchmarks.examination import consult, examine
 from benchmarks.families import FAMILIES, cases
 from benchmarks.peers import PEERS, installed
 from benchmarks.results import Result, append, identity, load
 from benchmarks.training import FAILS, LEARNS
-
-_INTERRUPTED = 130
-
-
-def _names(known: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Reads a list of names, and refuses unknown ones."""
-
-    def read(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:
-        del context, parameter
-        chosen = [name.strip() for name in text.split(",") if name.strip()]
-        unknown = sorted(set(chosen) - set(known))
-        if unknown:
-            raise click.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(known)}")
-        return chosen
-
-    return read
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -52,7 +35,7 @@ def _names(known: Iterable[str]) -> Callable[[click.Context, click.Parameter, st
     "--families",
     default=",".join(FAMILIES),
     show_default=True,
-    callback=_names(FAMILIES),
+    callback=names(FAMILIES),
     metavar="NAME,...",
     help="Families of nets.",
 )
@@ -121,7 +104,7 @@ def _names(known: Iterable[str]) -> Callable[[click.Context, click.Parameter, st
     "--peers",
     default=",".join(installed()),
     show_default=True,
-    callback=_names(PEERS),
+    callback=names(PEERS),
     metavar="NAME,...",
     help="Other detectors to ask beside gradcheckup, known cases as well; '' for none.",
 )
@@ -167,7 +150,7 @@ def main(
     if len(found) < len(todo):
         click.echo(f"\n{len(found)} of {len(todo)} cases done; run again to go on.", err=True)
     if interrupted:
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def _run(
@@ -193,8 +176,7 @@ def _run(
         for case, seed, budget in todo:
             bar.update(task, description=f"{case.family}/{case.index} seed {seed}")
             known = done.get(identity(case, seed, budget))
-            # One net that gradcheckup cannot judge is to be known, and no end of the run.
-            with _reported(bar.console, f"{case.family}/{case.index} seed {seed}"):
+            with reported(bar.console, f"{case.family}/{case.index} seed {seed}"):
                 found = known
                 if found is None or again:
                     found = examine(case, seed, budget, known=known, reports=reports)
@@ -202,14 +184,6 @@ def _run(
                 if found is not known:
                     append(output, found)
             bar.advance(task)
-
-
-@contextmanager
-def _reported(console: Console, name: str) -> Iterator[None]:
-    try:
-        yield
-    except gradcheckup.GradcheckupError as error:
-        console.print(f"{name} cannot be judged: {error}", markup=False)
 
 
 def show(results: Iterable[Result]) -> None:
