@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,9 +17,8 @@ from gradcheckup.probe.batches import take
 from gradcheckup.probe.flags import misspelt_flags
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
 from gradcheckup.probe.subject import OptimizerSource, rehearsal, unwrap
-from gradcheckup.records import Recording, Severity
+from gradcheckup.pursuit import pursue
 from gradcheckup.report import Report
-from gradcheckup.rules import query
 from gradcheckup.suggestions import did_you_mean
 from gradcheckup.thresholds import Thresholds
 
@@ -33,6 +32,7 @@ def diagnose(
     compute_loss: ComputeLoss | None = None,
     steps: int = 8,
     batches: int | None = None,
+    follow: int | None = None,
     seed: int = 0,
     thresholds: Thresholds | Mapping[str, float] | None = None,
     select: Iterable[str] | None = None,
@@ -60,6 +60,9 @@ def diagnose(
             many again.
         batches: How many batches of the data these steps go through in turn, at most `steps`; as
             many as there are steps when left out. Data that has fewer is gone through again.
+        follow: Where nothing critical shows, the loss is followed to this step; where it is then
+            not finite, or has stopped falling, the last steps are measured as well. 0: not at all.
+            64 when left out, for nets small enough that this takes some seconds at most.
         seed: Seed of the probe's random numbers.
         thresholds: Limits to judge by, or a mapping of the ones to change.
         select: Codes, beginnings of codes or names of the rules to apply; None for all.
@@ -79,19 +82,19 @@ def diagnose(
     """
     check_arguments(model=model, criterion=criterion, compute_loss=compute_loss, seed=seed)
     most = _most_batches(steps, batches)
+    if follow is not None and (type(follow) is not int or follow < 0):
+        raise UsageError(f"expected follow to be a whole number of at least 0, got {follow!r}")
     limits = limits_of(thresholds)
     chosen = rules.choose_rules(select, ignore)
     with rehearsal(model, optimizer, criterion, seed) as patient:
         taken, notes = take(data, most)
         objective = Objective(patient.criterion, compute_loss)
-        recording = probe(
-            patient,
-            objective,
-            taken,
+        recording = pursue(
+            probe(patient, objective, taken, limits, on_step),
             steps=steps,
-            thresholds=limits,
-            undecided=partial(_is_undecided, limits=limits, chosen=chosen),
-            on_step=on_step,
+            follow=follow,
+            judge=partial(rules.judge, thresholds=limits, rules=chosen),
+            limits=limits,
         )
         inferred = (*notes, *objective.assumptions, *patient.assumptions)
     recording = replace(recording, misspelt=misspelt_flags(unwrap(model)))
@@ -101,15 +104,6 @@ def diagnose(
         thresholds=limits,
         assumptions=(*assumptions, *inferred),
         subject=subject,
-    )
-
-
-def _is_undecided(
-    recording: Recording, *, limits: Thresholds, chosen: Sequence[rules.Rule]
-) -> bool:
-    """Whether what flows is fading, and nothing critical stands yet: it may be lost soon."""
-    return query.is_fading(recording, limits) and not any(
-        each.severity is Severity.CRITICAL for each in rules.judge(recording, limits, chosen)
     )
 
 

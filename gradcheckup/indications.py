@@ -10,6 +10,7 @@ from gradcheckup.records import Finding
 _BY_CAUSE: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("GC101", "squashing-activation"): ("normalization", "skip_connection", "activation"),
     ("GC101", "small-weights"): ("weight_scale", "normalization", "skip_connection"),
+    ("GC101", "learning-rate"): ("gradient_clipping", "optimizer", "normalization"),
     ("GC102", "normalisation-growth"): ("skip_connection", "gradient_clipping"),
     ("GC102", "learning-rate"): ("gradient_clipping", "optimizer"),
     ("GC105", "large-recurrent-weights"): ("gradient_clipping", "weight_scale"),

@@ -335,6 +335,8 @@ class Recording:
         objective: Where the loss came from: ``criterion``, ``compute_loss``, ``model`` (its own,
             or inferred from its output) or ``loop`` (a training loop that is watched).
         steps: One or more, in order; the last may have ended in NaN.
+        course: The loss at each step that was made, where the net was followed beyond the steps
+            that were measured; empty otherwise.
         batches: How many different batches they were made with.
         never_called: Modules that own parameters and did not run.
         without_effect: Layers that ran and received no gradient, and whose values do not reach the
@@ -359,6 +361,7 @@ class Recording:
     optimizer: str
     objective: str = "criterion"
     steps: tuple[Step, ...]
+    course: tuple[float, ...] = ()
     batches: int = 1
     never_called: tuple[str, ...] = ()
     without_effect: tuple[str, ...] = ()

@@ -59,19 +59,18 @@ def telling(
 def unexplained(model: nn.Module, evaluate: Callable[[], float]) -> float | None:
     """The loss over what it is where every sample has the output of the one before it.
 
-    About 1 where outputs say nothing of their own sample; 0 where they say all.
+    1 where outputs say nothing of their own sample; 0 where they say all.
 
     Args:
         model: Its outputs have the batch in their first dimension.
         evaluate: Computes the loss, the same one each time.
 
     Returns:
-        None where that cannot be said: the loss does not depend on whose outputs they are, or is
-        no positive number.
+        None where that cannot be said: a loss is 0 or no positive number.
     """
     plain = evaluate()
     other = _loss_with_other_output(model, evaluate, lambda _, output: mapped(_roll, output))
-    if plain == other or not (plain >= 0 and 0 < other < math.inf):
+    if not (plain >= 0 and 0 < other < math.inf):
         return None
     return plain / other
 

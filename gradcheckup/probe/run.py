@@ -1,328 +1,127 @@
-"""A few real training steps on a copy, measured: from a model and its batches to a `Recording`."""
+"""Training steps on a copy, one after the other: some are measured, some only made."""
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gradcheckup.capture import (
-    Capture,
-    class_name,
-    eager,
-    respond,
-    telling,
-    unexplained,
-    without_effect,
-)
-from gradcheckup.capture.readings import Measured
-from gradcheckup.errors import GradcheckupError, LossError, ModelError
-from gradcheckup.probe.batches import copied
-from gradcheckup.probe.flags import unregistered
+from gradcheckup.capture import Capture, eager
+from gradcheckup.probe.bench import Bench
 from gradcheckup.probe.ledger import Ledger
 from gradcheckup.probe.objective import Objective
-from gradcheckup.probe.precision import Gradients, differentiate, gradients_lost, scale_for
-from gradcheckup.probe.profile import assemble
-from gradcheckup.probe.safekeeping import RandomStates, replay
-from gradcheckup.probe.slope import accounted
+from gradcheckup.probe.safekeeping import RandomStates, restored
 from gradcheckup.probe.subject import Subject
-from gradcheckup.records import ParameterRecord, Recording, Response, Step
+from gradcheckup.records import Recording, Step
 from gradcheckup.thresholds import Thresholds
-from gradcheckup.tracebacks import one_line, user_traceback
-
-_FADED = 1e-3
 
 OnStep = Callable[[int, int], None]
 """Called with the number of finished steps and of all steps."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Probe:
+    """A training of the subject that stops where a loss is not finite.
+
+    Attributes:
+        bench: What steps are made with.
+        batches: What it trains on, in turn.
+        on_step: Called after each step.
+        measured: The steps that were measured.
+        made: How many were made in all.
+    """
+
+    bench: Bench
+    batches: Sequence[Any]
+    on_step: OnStep | None
+    measured: list[Step] = field(default_factory=list)
+    made: int = 0
+
+    def look(self, steps: int, *, settled_from: int = 0) -> None:
+        """Makes some steps and measures each.
+
+        Args:
+            steps: How many; fewer where a loss is not finite.
+            settled_from: From which of them on it counts as settled: there the answer of the
+                outputs is measured as well, and units that fired before may be dead.
+
+        Raises:
+            ModelError: The forward, the backward or the update failed.
+            LossError: The loss is not a scalar that requires grad.
+        """
+        capture, planned = self.bench.capture, self.made + steps
+        with eager(), torch.enable_grad():
+            for index in range(steps):
+                if index == settled_from:
+                    capture.units.forget()
+                    capture.keeps_outputs = self.bench.objective.compute_loss is None
+                step = self.bench.step(self.made, self._batch(), settled=index >= settled_from)
+                self.measured.append(step)
+                self._advance(planned)
+                if not math.isfinite(step.loss):
+                    return
+
+    def train(self, steps: int) -> tuple[float, ...]:
+        """Makes some steps without measuring them; the losses, up to one that is not finite."""
+        losses: list[float] = []
+        planned = self.made + steps
+        with eager(), torch.enable_grad():
+            while len(losses) < steps and all(map(math.isfinite, losses[-1:])):
+                losses.append(self.bench.train(self._batch()))
+                self._advance(planned)
+        return tuple(losses)
+
+    def foresee(self, steps: int) -> tuple[float, ...]:
+        """The losses of some further steps, after which everything is as it was before them."""
+        subject, made, states = self.bench.subject, self.made, RandomStates()
+        every = [subject.model, subject.criterion]
+        try:
+            with restored(
+                [each for each in every if isinstance(each, nn.Module)], subject.optimizer
+            ):
+                return self.train(steps)
+        finally:
+            states.put_back()
+            self.made = made
+
+    def recording(self) -> Recording:
+        """What is known so far."""
+        return self.bench.recording(self.measured, self.batches)
+
+    def ignorance(self) -> float | None:
+        """How much the net knows of its first batch, as `Recording.unexplained`."""
+        return self.bench.ignorance(self.batches[0])
+
+    def _batch(self) -> Any:
+        return self.batches[self.made % len(self.batches)]
+
+    def _advance(self, planned: int) -> None:
+        self.made += 1
+        if self.on_step:
+            self.on_step(self.made, planned)
 
 
 def probe(
     subject: Subject,
     objective: Objective,
     batches: Sequence[Any],
-    *,
-    steps: int,
     thresholds: Thresholds,
-    undecided: Callable[[Recording], bool],
     on_step: OnStep | None = None,
-) -> Recording:
-    """Trains the subject for some steps and measures each; ends early once the loss is not finite.
+) -> Probe:
+    """A probe that has made no step yet.
 
     Args:
         subject: What is trained.
         objective: Its loss.
         batches: What it is trained on, in turn.
-        steps: How many steps to make.
         thresholds: For what is measured against a limit.
-        undecided: Asked once they are made, whether to make as many again.
         on_step: Called after each step.
-
-    Raises:
-        ModelError: The forward, the backward or the update failed.
-        LossError: The loss is not a scalar that requires grad.
     """
-    bench = _Bench(
-        subject=subject,
-        objective=objective,
-        capture=Capture(
-            subject.model, subject.names, thresholds.saturation_slope, subject.trained_tensors()
-        ),
-        ledger=Ledger(subject),
-    )
-    measured: list[Step] = []
-    planned = steps
-    with eager(), torch.enable_grad():
-        while True:
-            index = len(measured)
-            if index == planned // 2:
-                bench.capture.units.forget()
-                bench.capture.keeps_outputs = objective.compute_loss is None
-            batch = batches[index % len(batches)]
-            measured.append(bench.step(index, batch, settled=index >= planned // 2))
-            if on_step:
-                on_step(len(measured), planned)
-            broken = not math.isfinite(measured[-1].loss)
-            if len(measured) == planned or broken:
-                recording = bench.recording(measured, batches)
-                if broken or planned > steps or not undecided(recording):
-                    return recording
-                planned = 2 * steps
-
-
-def never_called(
-    names: Mapping[str, nn.Module], called: Collection[str], steps: Sequence[Step]
-) -> tuple[str, ...]:
-    """Modules whose parameters nothing used; attention uses those of its out_proj uncalled.
-
-    Args:
-        names: All modules by name.
-        called: Names of those that ran.
-        steps: What was measured.
-    """
-    used = {
-        each.layer for step in steps for each in step.parameters if each.gradient_norm is not None
-    }
-    return tuple(
-        name
-        for name, module in names.items()
-        if name not in called
-        and name not in used
-        and any(True for _ in module.parameters(recurse=False))
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Bench:
-    """What a step is made with."""
-
-    subject: Subject
-    objective: Objective
-    capture: Capture
-    ledger: Ledger
-
-    def recording(self, steps: Sequence[Step], batches: Sequence[Any]) -> Recording:
-        """What is known after some steps."""
-        return Recording(
-            model=class_name(self.subject.model),
-            optimizer=self.subject.described,
-            objective=self.objective.source,
-            steps=tuple(steps),
-            batches=min(len(batches), len(steps)),
-            never_called=never_called(self.subject.names, self.capture.called, steps),
-            without_effect=self.without_effect(batches[0], steps),
-            telling=self.telling(batches[0], steps),
-            unexplained=self.unexplained(batches[0], steps),
-            accounted=self.accounted(batches[0], steps),
-            unregistered=unregistered(self.subject.model, self.capture.foreign),
-        )
-
-    def step(self, index: int, batch: Any, *, settled: bool) -> Step:
-        """One optimizer step, as users write it, between measurements."""
-        optimizer, capture = self.subject.optimizer, self.capture
-        given, states = batch, RandomStates() if settled else None
-        batch = copied(given, self.ledger.device)
-        optimizer.zero_grad()
-        self.ledger.begin()
-        losses: list[Tensor] = []
-
-        def closure() -> Tensor:
-            if losses:  # a line search evaluates again; the first time is the one measured
-                with capture.paused():
-                    optimizer.zero_grad()
-                    return self._evaluate(batch)
-            loss = self._evaluate(batch)
-            self.ledger.gradients()
-            losses.append(loss.detach())
-            return loss
-
-        line_search = _needs_closure(optimizer)
-        with capture.step():
-            if line_search:
-                with _blamed(capture, "optimizer step"):
-                    optimizer.step(closure)  # type: ignore[arg-type] # a loss may be a tensor
-            else:
-                closure()
-        layers = capture.measured()
-        if not line_search:
-            with _blamed(capture, "optimizer step"):
-                optimizer.step()
-        parameters = self.ledger.end()
-        if states is not None:
-            parameters = self._with_losses(parameters, layers, given, states)
-        return assemble(index, float(losses[0]), layers, parameters, self._response(given, states))
-
-    def _with_losses(
-        self,
-        parameters: list[ParameterRecord],
-        layers: Sequence[Measured],
-        batch: Any,
-        states: RandomStates,
-    ) -> list[ParameterRecord]:
-        """What a 16-bit format rounds away from the gradients, where that may be much."""
-        scale = scale_for(layers)
-        if scale is None:
-            return parameters
-        model = self.subject.model
-
-        def gradients(factor: float) -> Gradients:
-            with replay(states, model):
-                loss = self.objective.loss(model, copied(batch, self.ledger.device))
-                return differentiate(loss, trained, factor)
-
-        trained = [each for _, each in self.ledger.parameters if each.requires_grad]
-        try:
-            found = gradients_lost(gradients(1.0), gradients(scale), scale)
-        except Exception:  # noqa: BLE001 - what cannot be differentiated twice: one measure less
-            return parameters
-        lost = {id(each): share for each, share in zip(trained, found, strict=True)}
-        return [
-            replace(record, gradient_lost=lost.get(id(each)))
-            for record, (_, each) in zip(parameters, self.ledger.parameters, strict=True)
-        ]
-
-    def _response(self, batch: Any, states: RandomStates | None) -> Response | None:
-        """What the update changed in the outputs on its own batch; None where it cannot be told."""
-        outputs = self.capture.outputs()
-        if not outputs or states is None:
-            return None
-        model, fresh = self.subject.model, copied(batch, self.ledger.device)
-        try:
-            with replay(states, model):
-                return respond(
-                    outputs, self.subject.names, lambda: self.objective.outputs(model, fresh)
-                )
-        except Exception:  # noqa: BLE001 - a model that counts its calls: one measure less
-            return None
-
-    def without_effect(self, batch: Any, steps: Sequence[Step]) -> tuple[str, ...]:
-        """Layers without a gradient whose output the loss does not depend on either."""
-        reached = {
-            layer.name for step in steps for layer in step.layers if layer.gradient_norm is not None
-        }
-        trainable = {each.layer for each in steps[0].parameters if each.trainable}
-        silent = [
-            layer.name
-            for layer in steps[0].layers
-            if layer.name in trainable - reached and layer.name in self.subject.names
-        ]
-        if not silent or not math.isfinite(steps[-1].loss):
-            return ()
-        with _blamed(self.capture, "forward"), eager():
-            return without_effect(
-                dict.fromkeys(silent), self.subject.names, partial(self._loss, batch)
-            )
-
-    def telling(self, batch: Any, steps: Sequence[Step]) -> tuple[str, ...]:
-        """Recurrent layers whose gradient fades through time, and whose states are of use."""
-        fading = [
-            layer.name
-            for layer in steps[-1].layers
-            if layer.time_profile and layer.time_profile[0] < _FADED * max(layer.time_profile)
-        ]
-        known = [name for name in dict.fromkeys(fading) if name in self.subject.names]
-        if not known or not math.isfinite(steps[-1].loss):
-            return ()
-        with _blamed(self.capture, "forward"), eager():
-            return telling(known, self.subject.names, partial(self._loss, batch))
-
-    def unexplained(self, batch: Any, steps: Sequence[Step]) -> float | None:
-        """How much of the loss is left, where weights stand still."""
-        trained = [each for each in steps[-1].parameters if each.trainable and each.learning_rate]
-        still = any(each.gradient_norm == 0 or each.update_norm == 0 for each in trained)
-        if not still or not math.isfinite(steps[-1].loss):
-            return None
-        with _blamed(self.capture, "forward"), eager():
-            return unexplained(self.subject.model, partial(self._loss, batch))
-
-    def accounted(self, batch: Any, steps: Sequence[Step]) -> float | None:
-        """How much of what the outputs do to the user's own criterion its gradient accounts for."""
-        if not math.isfinite(steps[-1].loss):
-            return None
-        model = self.subject.model
-        try:
-            with eager():
-                found = self.objective.apart(model, copied(batch, self.ledger.device))
-                return accounted(*found) if found else None
-        except Exception:  # noqa: BLE001 - a criterion that counts its calls: one measure less
-            return None
-
-    def _loss(self, batch: Any) -> float:
-        torch.manual_seed(0)  # the same dropout each time
-        loss = self.objective.loss(self.subject.model, copied(batch, self.ledger.device))
-        return float(loss.detach())
-
-    def _evaluate(self, batch: Any) -> Tensor:
-        """Forward and backward."""
-        capture = self.capture
-        with _blamed(capture, "forward"):
-            loss = self.objective.loss(self.subject.model, batch)
-        if not capture.called:
-            raise LossError(
-                "expected compute_loss(model, batch) to call the model it is given, but it did "
-                "not: gradcheckup passes a copy, so that yours stays as it is"
-            )
-        with capture.differentiate(loss), _blamed(capture, "backward"):
-            loss.backward()  # type: ignore[no-untyped-call] # torch's own gap
-        return loss
-
-
-def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    return closure is not None and closure.default is closure.empty
-
-
-@contextmanager
-def _blamed(capture: Capture, phase: str) -> Iterator[None]:
-    """Adds to an error of the user's code where in the model it arose and what had run."""
-    try:
-        yield
-    except GradcheckupError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"{_place(capture, phase)}: {one_line(error)}{_history(capture, phase)}",
-            traceback_text=user_traceback(error),
-        ) from error
-
-
-def _place(capture: Capture, phase: str) -> str:
-    if phase != "forward":
-        return f"the {phase} failed"
-    if not capture.running:
-        return "the loss failed" if capture.ran else "the forward failed"
-    name, module = capture.running[-1]
-    return f"the forward failed in {name} ({type(module).__name__})"
-
-
-def _history(capture: Capture, phase: str) -> str:
-    if phase != "forward" or not capture.ran:
-        return ""
-    ran = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in capture.ran[-4:])
-    return f"; layers that ran, with their input shapes: {ran}"
+    own = subject.trained_tensors()
+    capture = Capture(subject.model, subject.names, thresholds.saturation_slope, own)
+    bench = Bench(subject=subject, objective=objective, capture=capture, ledger=Ledger(subject))
+    return Probe(bench=bench, batches=batches, on_step=on_step)

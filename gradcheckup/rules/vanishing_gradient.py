@@ -42,9 +42,15 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         observed=step.end_to_end_ratio,
         limit=limit,
         steps=steps,
-        cause=_cause(step),
+        cause=_cause(step) if step.index == 0 or _was_low(recording, low) else "learning-rate",
         evidence=tuple(_evidence(recording, step, query.blindness(recording, thresholds))),
     )
+
+
+def _was_low(recording: Recording, low: float) -> bool:
+    """Whether the gradient faded before any update."""
+    ratio = recording.steps[0].end_to_end_ratio
+    return ratio is not None and ratio < low
 
 
 def _climbs(recording: Recording) -> bool:

@@ -16,8 +16,8 @@ from typing_extensions import Self
 from gradcheckup.capture import class_name
 from gradcheckup.errors import UnhealthyError, UsageError
 from gradcheckup.history import Sample
+from gradcheckup.probe.bench import never_called
 from gradcheckup.probe.flags import misspelt_flags, unregistered
-from gradcheckup.probe.run import never_called
 from gradcheckup.probe.subject import described
 from gradcheckup.records import Finding, Recording, Severity, Step
 from gradcheckup.report import Report
