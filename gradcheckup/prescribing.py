@@ -42,6 +42,7 @@ def prescribe(
     seeds: int = 1,
     steps: int = 8,
     batches: int | None = None,
+    follow: int | None = None,
     seed: int = 0,
     thresholds: Thresholds | Mapping[str, float] | None = None,
     select: Iterable[str] | None = None,
@@ -71,6 +72,7 @@ def prescribe(
         seeds: How often each trial is made, with seeds from `seed` on.
         steps: Steps of each probe.
         batches: Of each probe, as for `diagnose`.
+        follow: Of each probe, likewise.
         seed: The first one.
         thresholds: As for `diagnose`.
         select: As for `diagnose`.
@@ -100,6 +102,7 @@ def prescribe(
         compute_loss=compute_loss,
         steps=steps,
         batches=batches,
+        follow=follow,
         seed=seed,
         thresholds=thresholds,
         select=select,

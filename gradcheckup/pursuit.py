@@ -13,11 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from statistics import fmean
+from typing import TYPE_CHECKING
 
-from gradcheckup.probe.run import Probe
 from gradcheckup.records import Finding, Recording, Severity, Step
 from gradcheckup.rules import query
 from gradcheckup.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from gradcheckup.probe.run import Probe
 
 HORIZON = 64
 """Steps in all to which a net is followed. Of 44 MLPs that fail or blow up and show nothing in 8
@@ -26,7 +29,7 @@ steps, 21 are spoilt by then."""
 _LIGHT = 5e8
 """Numbers (outputs and weights) that all these steps may touch: some seconds on one core."""
 
-_FALLS = 0.95
+_NOTICEABLE = 0.05
 _PARTS = 4
 _KNOWS_NOTHING = 0.9
 
@@ -65,7 +68,9 @@ def pursue(
 
 
 def gets_nowhere(losses: Sequence[float]) -> bool:
-    """Whether a loss is not finite at last, or falls by less than a twentieth in its last quarter.
+    """Whether a loss is not finite at last, or in its last quarter no lower than it was before.
+
+    Lower by a twentieth, that is, than in the best of the other quarters.
 
     Args:
         losses: Of all steps, in order.
@@ -75,8 +80,8 @@ def gets_nowhere(losses: Sequence[float]) -> bool:
     size = len(losses) // _PARTS
     if not size:
         return False
-    before, last = fmean(losses[-2 * size : -size]), fmean(losses[-size:])
-    return last > before - (1 - _FALLS) * abs(before)
+    *before, last = (fmean(losses[-k * size :][:size]) for k in range(_PARTS, 0, -1))
+    return last > min(before) - _NOTICEABLE * abs(min(before))
 
 
 def _again(probe: Probe, recording: Recording, steps: int, judge: Judge) -> Recording | None:

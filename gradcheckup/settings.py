@@ -26,6 +26,7 @@ class Settings:
         path: The file they come from.
         steps: Probe steps.
         batches: The most batches that they go through.
+        follow: To which step the loss is followed.
         seed: Of the probe.
         select: Codes, prefixes or names of the rules to apply.
         ignore: Those to leave out.
@@ -40,6 +41,7 @@ class Settings:
     path: Path | None = None
     steps: int | None = None
     batches: int | None = None
+    follow: int | None = None
     seed: int | None = None
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -111,7 +113,7 @@ def _count(value: Any, where: str) -> int:
     return int(value)
 
 
-def _seed(value: Any, where: str) -> int:
+def _from_zero(value: Any, where: str) -> int:
     if _whole(value, where) < 0:
         raise UsageError(f"{where} should be at least 0, got {value!r}")
     return int(value)
@@ -169,7 +171,8 @@ def _thresholds(value: Any, where: str) -> Mapping[str, float]:
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "steps": _count,
     "batches": _count,
-    "seed": _seed,
+    "follow": _from_zero,
+    "seed": _from_zero,
     "select": _codes,
     "ignore": _codes,
     "fail-on": _choice("critical", "warning", "never"),

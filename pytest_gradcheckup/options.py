@@ -22,6 +22,7 @@ class ProbeOptions(TypedDict, total=False):
     compute_loss: Callable[[Any, Any], Any] | None
     steps: int
     batches: int
+    follow: int
     seed: int
     seeds: int
 

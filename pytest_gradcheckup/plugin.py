@@ -26,6 +26,11 @@ __tracebackhide__ = methodcaller("errisinstance", pytest.UsageError)
 _SETTINGS = {
     "steps": ("N", "Steps of each probe (default: 8).", False),
     "batches": ("N", "Batches that the steps go through in turn (default: one a step).", False),
+    "follow": (
+        "STEP",
+        "Follow the loss of a sound net to this step (default: 64, if small).",
+        False,
+    ),
     "seed": ("N", "First seed of the probes (default: 0).", False),
     "seeds": ("N", "With how many seeds to ask (default: 3).", False),
     "select": ("CODES", "Judge by these rules alone: GC101,GC2.", True),
@@ -33,7 +38,7 @@ _SETTINGS = {
     "thresholds": ("LIMITS", "Judge by other limits: dead_warning=0.3.", True),
     "fail_on": ("SEVERITY", "What fails: critical (default) or warning.", False),
 }
-_WHOLE = {"steps", "batches", "seed", "seeds"}
+_WHOLE = {"steps", "batches", "follow", "seed", "seeds"}
 _MARKER = (
     f"gradcheckup(*, {', '.join(_SETTINGS)}): settings of gradient checks for a test, a class or a "
     "module (pytestmark)"

@@ -78,6 +78,7 @@ class Probing:
                 self._criterion,
                 steps=settings.steps,
                 batches=settings.batches,
+                follow=settings.follow,
                 seed=seed,
                 select=settings.select or None,
                 ignore=settings.ignore or None,

@@ -29,6 +29,7 @@ class CheckSettings:
     Attributes:
         steps: Steps of each probe.
         batches: Batches of the data that these go through in turn; as many as steps where None.
+        follow: To which step the loss of a sound net is followed; None to leave it to its size.
         seed: The first seed.
         seeds: With how many seeds to ask; they count up from `seed`.
         select: Codes, beginnings of codes or names of the rules to judge by; all when empty.
@@ -39,6 +40,7 @@ class CheckSettings:
 
     steps: int = 8
     batches: int | None = None
+    follow: int | None = None
     seed: int = 0
     seeds: int = 3
     select: tuple[str, ...] = ()
@@ -219,6 +221,7 @@ def _severity(value: Any, where: str) -> str:
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "steps": _whole(1, 10**9),
     "batches": _whole(1, 10**9),
+    "follow": _whole(0, 10**9),
     "seed": _whole(0, 2**31),
     "seeds": _whole(1, 1000),
     "select": _codes,
@@ -227,5 +230,5 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "fail_on": _severity,
 }
 NAMES = tuple(_READERS)
-_OF_PROJECT = ("steps", "batches", "seed", "select", "ignore", "thresholds", "fail_on")
+_OF_PROJECT = ("steps", "batches", "follow", "seed", "select", "ignore", "thresholds", "fail_on")
 _KEY = pytest.StashKey[CheckSettings]()

@@ -56,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "probe": RECORDS | {"capture", "statistics", "tracebacks", "torch", "numpy"},
     "treatments": {"errors", "records", "suggestions", "tracebacks"}
     | {"activations", "capture", "probe", "statistics", "torch"},
-    "checkup": READING | MEASURING | {"torch"},
+    "checkup": READING | MEASURING | {"pursuit", "torch"},
+    "pursuit": RECORDS | {"probe", "rules"},
     "trials": {"errors", "records", "report", "prescription", "tracebacks"}
     | {"probe", "treating", "treatments", "torch"},
     "prescribing": {"errors", "thresholds", "report", "prescription"}

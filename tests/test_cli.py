@@ -178,11 +178,12 @@ def test_fail_on_select_and_ignore(run: Run, arguments: list[str], code: int) ->
 
 
 def test_options_reach_the_probe(run: Run) -> None:
-    arguments = ["--steps", "3", "--optimizer", "adam", "--lr", "0.5", "--input", "4,6"]
+    arguments = ["--steps", "3", "--follow", "9", "--optimizer", "adam", "--lr", "0.5"]
+    arguments += ["--input", "4,6"]
     result = run("diagnose", "model.py", *arguments, "--criterion", "crossentropyloss",
                  "--fail-on", "never", model=HEALTHY)  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "3 probe steps with Adam(lr=0.5)" in result.stdout
+    assert "3 of 9 steps measured with Adam(lr=0.5)" in result.stdout
     assert "random normal inputs 4x6" in result.stdout
 
 
@@ -197,6 +198,7 @@ def test_settings_stand_for_options(run: Run, tmp_path: Path) -> None:
         """
         [tool.gradcheckup]
         steps = 2
+        follow = 0
         optimizer = "adam"
         lr = 0.25
         fail-on = "warning"

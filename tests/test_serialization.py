@@ -179,6 +179,7 @@ def records(draw: st.DrawFn, /, record: Callable[..., Any], **given_fields: Any)
         "Role": st.sampled_from(Role),
         "tuple[int, ...]": st.lists(st.integers(0), max_size=3).map(tuple),
         "int | None": st.none() | st.integers(0),
+        "tuple[float, ...]": st.lists(st.floats(), max_size=3).map(tuple),
         "tuple[float, ...] | None": st.none() | st.lists(st.floats(), max_size=3).map(tuple),
         "tuple[str, ...]": st.lists(texts, max_size=2).map(tuple),
         "tuple[tuple[int, str], ...]": _some(st.tuples(st.integers(0), texts)),

@@ -85,11 +85,12 @@ def test_no_file_and_no_table(tmp_path: Path, write: Write) -> None:
     [
         ("stpes = 3", "'stpes' in [tool.gradcheckup]; did you mean steps?"),
         ("fail_on = 'never'", "did you mean fail-on?"),
-        ("zzz = 1", "there are steps, batches, seed"),
+        ("zzz = 1", "there are steps, batches, follow, seed"),
         ("steps = '8'", "steps should be a whole number, got '8'"),
         ("steps = true", "steps should be a whole number"),
         ("steps = 0", "at least 1"),
         ("batches = 0", "at least 1"),
+        ("follow = -1", "at least 0"),
         ("seed = -1", "at least 0"),
         ("seed = 1.5", "whole number"),
         ("lr = 'fast'", "lr should be a number, got 'fast'"),

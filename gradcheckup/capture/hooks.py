@@ -146,24 +146,32 @@ class Capture:
 
     @contextmanager
     def differentiate(self, loss: Tensor) -> Iterator[None]:
-        """Surrounds the backward pass of the step's loss.
-
-        Leaves that belong to neither model nor loss (another net in a GAN, the inputs) have their
-        `.grad` back afterwards.
-        """
+        """Surrounds the backward pass of the step's loss, as `sparing` does."""
         if self._paused:
             yield
             return
         self.settle([loss])
+        self.differentiating = True
+        try:
+            with self.sparing(loss):
+                yield
+        finally:
+            self.differentiating = False
+
+    @contextmanager
+    def sparing(self, loss: Tensor) -> Iterator[None]:
+        """Surrounds a backward pass.
+
+        Leaves that belong to neither model nor loss (another net in a GAN, the inputs) have their
+        `.grad` back afterwards.
+        """
         foreign = [(leaf, leaf.grad) for leaf in leaves(loss) if id(leaf) not in self._own]
         for leaf, _ in foreign:
             self.foreign.add(id(leaf))
             leaf.grad = None
-        self.differentiating = True
         try:
             yield
         finally:
-            self.differentiating = False
             for leaf, gradient in foreign:
                 leaf.grad = gradient
 

@@ -39,8 +39,8 @@ exit codes
   error, 3 a bug in gradcheckup, 130 interrupted
 
 Options may stand in [tool.gradcheckup] of pyproject.toml: steps, batches,
-seed, select, ignore, fail-on, format, thresholds; also optimizer, lr and input,
-for files that have no optimizer or data of their own.
+follow, seed, select, ignore, fail-on, format, thresholds; also optimizer, lr
+and input, for files that have no optimizer or data of their own.
 """
 
 

@@ -62,6 +62,13 @@ _OPTIONS = (
         help="Batches of the data that the steps go through in turn.  [default: one a step]",
     ),
     click.option(
+        "--follow",
+        type=click.IntRange(min=0),
+        metavar="STEP",
+        help="Where nothing critical shows, follow the loss to this step, and look again where it "
+        "gets nowhere; 0: do not.  [default: 64 for small nets]",
+    ),
+    click.option(
         "--seed",
         type=click.IntRange(min=0, max=2**32 - 1),
         help="For weights, data and probe.  [default: 0]",
@@ -89,6 +96,7 @@ class Checkup:
         target: Arguments of `TargetOptions`.
         steps: Steps of the probe.
         batches: Batches that they go through; one a step where None.
+        follow: To which step the loss is followed; None to leave it to the size of the net.
         seed: Of weights, data and probe.
         select: Rules to apply; all when empty.
         ignore: Rules to leave out.
@@ -98,6 +106,7 @@ class Checkup:
     target: dict[str, Any]
     steps: int
     batches: int | None
+    follow: int | None
     seed: int
     select: tuple[str, ...]
     ignore: tuple[str, ...]
@@ -109,6 +118,7 @@ class Checkup:
         return {
             "steps": self.steps,
             "batches": self.batches,
+            "follow": self.follow,
             "seed": self.seed,
             "thresholds": self.thresholds,
             "select": self.select or None,
@@ -144,6 +154,7 @@ def checkup(given: dict[str, Any], settings: Settings) -> Checkup:
         },
         steps=first(given["steps"], settings.steps, 8),
         batches=first(given["batches"], settings.batches),
+        follow=first(given["follow"], settings.follow),
         seed=seed,
         select=select,
         ignore=ignore,

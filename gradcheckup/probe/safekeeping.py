@@ -77,6 +77,7 @@ def replay(states: RandomStates, model: nn.Module) -> Iterator[None]:
     kept = [
         (module._buffers, dict(module._buffers))  # noqa: SLF001 - also what is None
         for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)  # its registry is C++'s
     ]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     states.put_back()

@@ -69,10 +69,13 @@ def render(
 def headline(report: Report) -> tuple[str, str]:
     """The verdict in a word, and what it is about: ``Net, 8 layers, 8 probe steps with SGD``.
 
-    Of a run that was watched: ``Net, 8 layers, watched for 900 steps with SGD``.
+    Of a net that was followed: ``8 of 64 steps measured with SGD``; of a run that was watched:
+    ``watched for 900 steps with SGD``.
     """
     recording = report.recording
     steps = count(len(report.steps), "probe step")
+    if recording.course:
+        steps = f"{len(report.steps)} of {count(len(recording.course), 'step')} measured"
     if recording.history:
         steps = f"watched for {count(recording.history.steps, 'step')}"
         if recording.history.processes > 1:
@@ -108,7 +111,7 @@ def _vital_signs(report: Report, width: int) -> str:
         _course("gradient", first.end_to_end_ratio, last.end_to_end_ratio, " end to end"),
         _course("signal", first.end_to_end_signal, last.end_to_end_signal),
         f"updates {number(min(updates))} … {number(max(updates))}" if updates else "",
-        f"loss {number(first.loss)} → {number(last.loss)}",
+        f"loss {number(first.loss)} → {number((report.recording.course or (last.loss,))[-1])}",
     ]
     line = ", ".join(filter(None, signs))
     return line if len(line) <= width else line.replace(" end to end", "")

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import gradcheckup
+from gradcheckup.capture import unexplained
 
 DATA = torch.randn(16, 8, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 3
 
@@ -135,22 +137,31 @@ def test_states_that_the_loss_can_use_are_missed(
     [
         ([1.0, 2.0, 4.0], [1.0, 2.0, 4.0], 0.0),
         ([1.0, 2.0, 4.0], [1.0, 2.0, 3.0], 1 / (9 + 1 + 1)),  # against 4, 1, 2
-        ([0.0, 0.0, 0.0], [1.0, 2.0, 3.0], None),  # whose output it is makes no difference
+        ([0.0, 0.0, 0.0], [1.0, 2.0, 3.0], 1.0),  # whose output it is makes no difference
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], None),  # nor is there a loss
     ],
 )
 def test_how_much_of_the_loss_is_left(
     outputs: list[float], targets: list[float], expected: float | None
 ) -> None:
-    """The weights of a table are the outputs; nothing but a learning rate of 1e-30 moves them."""
+    """The weights of a table are the outputs."""
     net = nn.Embedding(3, 1)
     net.weight.data = torch.tensor(outputs)[:, None]
+    wanted = torch.tensor(targets)[:, None]
+    found = unexplained(net, lambda: F.mse_loss(net(torch.arange(3)), wanted).item())
+    assert found == (None if expected is None else pytest.approx(expected))
+
+
+def test_what_is_left_is_asked_where_weights_stand_still() -> None:
+    net = nn.Embedding(3, 1)
+    net.weight.data = torch.tensor([[1.0], [2.0], [4.0]])
     report = gradcheckup.diagnose(
         net,
-        (torch.arange(3), torch.tensor(targets)[:, None]),
+        (torch.arange(3), torch.tensor([[1.0], [2.0], [3.0]])),
         nn.MSELoss(),
         optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=1e-30),
     )
-    assert report.recording.unexplained == (None if expected is None else pytest.approx(expected))
+    assert report.recording.unexplained == pytest.approx(1 / (9 + 1 + 1))
 
 
 def test_what_is_left_is_only_asked_where_weights_stand_still() -> None:

@@ -501,7 +501,7 @@ def test_a_measured_run_is_the_run(
         return _loss(net(batch[0]))
 
     report = gradcheckup.diagnose(
-        model, (x, x), compute_loss=compute_loss, steps=4, seed=7,
+        model, (x, x), compute_loss=compute_loss, steps=4, follow=0, seed=7,
         optimizer=functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),
     )  # fmt: skip
     assert [step.loss for step in report.steps] == losses

@@ -698,7 +698,13 @@ def test_a_measured_run_is_the_run(kind: str, optimizer: str) -> None:
         return F.cross_entropy(twin(batch[0]), batch[1])
 
     report = gradcheckup.diagnose(
-        model, batches, compute_loss=loss, optimizer=OPTIMIZERS[optimizer], steps=7, seed=11
+        model,
+        batches,
+        compute_loss=loss,
+        optimizer=OPTIMIZERS[optimizer],
+        steps=7,
+        follow=0,
+        seed=11,
     )
     assert [step.loss for step in report.steps] == losses
     after = probed[-1].state_dict()

@@ -1,0 +1,205 @@
+"""Nets that look sound in eight steps, followed to where a hand-written training leads them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle, islice
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradcheckup
+from gradcheckup.pursuit import HORIZON, gets_nowhere
+
+Batches = list[tuple[Tensor, Tensor]]
+CE = nn.CrossEntropyLoss()
+SGD = partial(torch.optim.SGD, momentum=0.9)
+_he = nn.init.kaiming_normal_
+
+
+def _normal(weight: Tensor) -> None:
+    nn.init.normal_(weight)
+
+
+def stack(
+    width: int,
+    depth: int,
+    activation: type[nn.Module],
+    *,
+    init: Callable[[Tensor], object] | None = None,
+    norm: Callable[[int], nn.Module] | None = None,
+) -> nn.Sequential:
+    """Plain layers for digits, the same ones each time."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for index in range(depth):
+        layers.append(nn.Linear(width if index else 64, width))
+        layers += [norm(width)] if norm else []
+        layers.append(activation())
+    model = nn.Sequential(*layers, nn.Linear(width, 10))
+    for layer in model:
+        if init and isinstance(layer, nn.Linear):
+            init(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return model
+
+
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, steps: int
+) -> Iterator[float]:
+    """A loop as users write it; the loss of each step."""
+    for inputs, targets in islice(cycle(batches), steps):
+        optimizer.zero_grad()
+        loss = CE(model(inputs), targets)
+        yield loss.item()
+        loss.backward()
+        optimizer.step()
+
+
+def share_right(model: nn.Module, batches: Batches) -> float:
+    """Of the very samples it was trained on."""
+    right = [(model(inputs).argmax(1) == targets).float().mean() for inputs, targets in batches]
+    return float(torch.stack(right).mean())
+
+
+SPOILT = {
+    "units die": (lambda: stack(16, 3, nn.ReLU, init=_normal), 32, "GC202"),
+    "signals collapse": (lambda: stack(64, 13, nn.GELU, norm=nn.LayerNorm), 32, "GC101"),
+    "it runs away": (lambda: stack(128, 6, nn.SELU), 32, "GC102"),
+    "it runs away, deep": (lambda: stack(32, 25, nn.LeakyReLU, init=_he), 64, "GC102"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_is_spoilt_later_is_found(digits: Callable[..., Batches], name: str) -> None:
+    build, batch, code = SPOILT[name]
+    batches, optimizer = digits(batch=batch), partial(SGD, lr=0.1)
+    at_once = gradcheckup.diagnose(build(), batches, CE, optimizer=optimizer, follow=0)
+    assert at_once.healthy, "eight steps are enough: nothing is tested"
+    assert at_once.recording.course == ()
+
+    report = gradcheckup.diagnose(build(), batches, CE, optimizer=optimizer)
+    assert not report.healthy
+    assert report.findings[0].code == code
+    assert report.findings[0].cause in {"learning-rate", "dead-units"}
+    assert min(report.findings[0].steps) >= 8
+    assert " of " in gradcheckup.Report.text(report).splitlines()[0]
+
+    model = build()
+    losses = [*train(model, optimizer(model.parameters()), batches, 1000)]
+    assert share_right(model, batches) < 0.2
+    made = len(report.recording.course)
+    assert report.recording.course == pytest.approx(losses[:made], rel=0, nan_ok=True)
+    for step in report.steps:
+        assert step.loss == pytest.approx(losses[step.index], rel=0, nan_ok=True)
+    assert [step.index for step in report.steps[-2:]] == [made - 2, made - 1]
+
+
+@pytest.mark.parametrize(
+    ("build", "rate"),
+    [
+        (lambda: stack(16, 3, nn.LeakyReLU), 0.01),
+        (lambda: stack(64, 8, nn.SiLU, init=nn.init.xavier_normal_), 0.01),
+        (lambda: stack(32, 6, nn.LeakyReLU), 0.02),
+    ],
+    ids=["narrow", "deep", "default"],
+)
+def test_a_plateau_from_which_a_net_learns_is_no_fault(
+    digits: Callable[..., Batches], build: Callable[[], nn.Sequential], rate: float
+) -> None:
+    batches, optimizer = digits(), partial(SGD, lr=rate)
+    report = gradcheckup.diagnose(build(), batches, CE, optimizer=optimizer)
+    assert report.healthy
+    assert len(report.recording.course) == HORIZON
+    assert gets_nowhere(report.recording.course), "it learns at once: nothing is tested"
+    assert [step.index for step in report.steps][:8] == list(range(8))
+
+    model = build()
+    assert len([*train(model, optimizer(model.parameters()), batches, 1000)]) == 1000
+    assert share_right(model, batches) > 0.99
+
+
+class Noisy(nn.Module):
+    """Everything that a step may leave behind: dropout, running statistics, a counter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3))
+        self.head = nn.Linear(32, 10)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Noise that depends on how often it was called."""
+        self.calls += 1
+        return self.head(self.body(x)) + 0.01 * math.sin(self.calls)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "optimizer", [partial(SGD, lr=0.05), partial(torch.optim.Adam, lr=1e-3)], ids=["sgd", "adam"]
+)
+def test_what_is_measured_first_knows_nothing_of_what_is_seen_later(
+    digits: Callable[..., Batches], optimizer: Callable[..., torch.optim.Optimizer]
+) -> None:
+    torch.manual_seed(0)
+    model = Noisy()
+    before = copy.deepcopy(model.state_dict())
+    reports = [
+        gradcheckup.diagnose(model, digits(), CE, optimizer=optimizer, follow=follow)
+        for follow in (0, 24, 64)
+    ]
+    assert all(report.steps == reports[0].steps for report in reports)
+    assert reports[2].recording.course[:24] == reports[1].recording.course
+    assert model.calls == 0
+    assert all(bool((value == before[key]).all()) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([2.0] * 48 + [1.8] * 16, False),
+        ([2.0] * 48 + [1.95] * 16, True),
+        ([2.0] * 63 + [math.nan], True),
+        ([2.0] * 63 + [math.inf], True),
+        ([-1.0] * 48 + [-2.0] * 16, False),
+        ([-2.0] * 48 + [-1.0] * 16, True),
+        # Back from a peak, and no lower than before it.
+        ([2.0] * 32 + [9.0] * 16 + [2.0] * 16, True),
+        ([9.0] * 32 + [9.9] * 16 + [2.0] * 16, False),
+        ([0.0] * 64, False),
+        ([1.0, 2.0, 3.0], False),  # too few to tell
+    ],
+)
+def test_a_loss_that_gets_nowhere(losses: list[float], expected: bool) -> None:
+    assert gets_nowhere(losses) is expected
+
+
+def test_heavy_nets_are_followed_only_when_asked() -> None:
+    """64 steps of 10 million weights touch 6e8 numbers."""
+    net = nn.Sequential(nn.Linear(2000, 5000), nn.ReLU(), nn.Linear(5000, 2))
+    batch = (torch.randn(4, 2000), torch.tensor([0, 1, 0, 1]))
+    assert gradcheckup.diagnose(net, batch, CE, steps=2).recording.course == ()
+    assert len(gradcheckup.diagnose(net, batch, CE, steps=2, follow=4).recording.course) == 4
+
+
+def test_a_loss_that_can_be_computed_so_often_and_no_more(digits: Callable[..., Batches]) -> None:
+    """It is judged by the steps that it lasts for."""
+    left = iter(range(20))
+
+    def compute_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        next(left)
+        return CE(model(batch[0]), batch[1])
+
+    report = gradcheckup.diagnose(stack(16, 2, nn.ReLU), digits(), compute_loss=compute_loss)
+    assert report.healthy
+    assert len(report.steps) == 8
+    assert report.recording.course == ()
+
+
+@pytest.mark.parametrize("follow", [-1, 1.5, "64", True])
+def test_follow_is_a_number_of_steps(digits: Callable[..., Batches], follow: object) -> None:
+    with pytest.raises(gradcheckup.UsageError, match="expected follow to be a whole number"):
+        gradcheckup.diagnose(stack(16, 2, nn.ReLU), digits(), CE, follow=follow)  # type: ignore[arg-type]
