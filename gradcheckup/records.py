@@ -381,6 +381,11 @@ class Recording:
         """The second half of the steps: what still holds there has persisted."""
         return self.steps[len(self.steps) // 2 :]
 
+    @property
+    def late(self) -> bool:
+        """Whether these are the last steps of a course, measured because it got nowhere."""
+        return 0 < len(self.course) == self.steps[-1].index + 1 > len(self.steps)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:

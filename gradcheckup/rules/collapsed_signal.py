@@ -25,7 +25,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
 
     severity, limit = Severity.CRITICAL, min(low, query.fading_limit(recording, thresholds))
     steps, cause = below(limit), "small-weights"
-    if not steps and not recording.course:  # on a plateau every net wins next to nothing
+    if not steps and not recording.late:  # on a plateau every net wins next to nothing
         kept = thresholds.signal_kept * min(1.0, recording.steps[0].end_to_end_signal or 0.0)
         progress = query.progress(recording)
         if progress is not None and progress < thresholds.signal_progress:
@@ -117,8 +117,8 @@ RULE = Rule(
         "the first layer's at every step of the second half of the probe, and does not climb; or "
         "where the first updates wiped it out: below signal_kept times what it was at step 0, "
         "while a step wins less than signal_progress of the loss by telling samples apart (see "
-        "GC101); or where the outputs differ by rounding alone (1e-5 of the first layer's signal), "
-        "and updates move them together and not apart."
+        "GC101; not asked of a net that was followed); or where the outputs differ by rounding "
+        "alone (1e-5 of the first layer's signal), and updates move them together and not apart."
     ),
     default=(
         "A warning below signal_ratio_low = 0.02; critical below the limits of GC101, of which it "

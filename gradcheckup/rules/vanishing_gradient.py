@@ -157,6 +157,7 @@ RULE = Rule(
         "the first is more than blind_condition times the second, and by moving apart a step wins "
         "less than blind_progress of the loss. The quotient is the condition number of the neural "
         "tangent kernel (Xiao et al. 2020). Under Adam this alone decides what is critical. "
+        "Where it was in order before the first update, the learning rate is the likely cause. "
         "Where the "
         "ratio is below gradient_ratio_low, a signal (GC203) below the critical limit counts as "
         "well: the larger loss of the two decides."

@@ -230,3 +230,23 @@ def test_updates_that_wipe_out_the_signal(
         if each.severity is Severity.CRITICAL
     ]
     assert causes == ([found] if found else [])
+
+
+def test_what_a_step_wins_on_a_plateau_says_nothing(with_signals: Make) -> None:
+    """What was kept of the signal is asked of the first updates alone."""
+    answer = Response(
+        gradient_common=1.0,
+        gradient_distinct=1.0,
+        change_common=1.0,
+        change_distinct=1.0,
+        resolution=0.0,
+        progress=9e-4,
+    )
+    made = with_signals(0.9, 0.5, 0.044, 0.04)
+    steps = tuple(replace(step, response=answer) for step in made.steps)
+    last = tuple(replace(step, index=60 + step.index) for step in steps[2:])
+    for course, severities in (((), ["critical"]), ((2.3,) * 64, [])):
+        followed = replace(made, steps=(*steps[:2], *last), course=course)
+        assert followed.late is bool(course)
+        found = collapsed_signal.check(followed, LIMITS)
+        assert [each.severity.value for each in found] == severities

@@ -61,6 +61,21 @@ def test_vanishing_names_the_starved_layer_and_the_evidence(with_ratios: Make) -
 
 
 @pytest.mark.parametrize(
+    ("ratios", "cause"),
+    [
+        ((1.0, 0.5, 1e-6, 1e-6), "learning-rate"),
+        ((0.01, 0.5, 1e-6, 1e-6), "depth"),  # it faded before any update
+        ((1e-6, 1e-6, 1e-6, 1e-6), "depth"),
+    ],
+)
+def test_what_fades_after_the_first_update_was_made_by_it(
+    with_ratios: Make, ratios: tuple[float, ...], cause: str
+) -> None:
+    (found,) = vanishing_gradient.check(with_ratios(*ratios), LIMITS)
+    assert (found.cause == "learning-rate") is (cause == "learning-rate")
+
+
+@pytest.mark.parametrize(
     ("ratio", "severity"), [(0.0039, "critical"), (0.0041, "warning"), (0.019, "warning")]
 )
 def test_fading_is_a_warning_before_it_is_critical(
