@@ -3,8 +3,9 @@
 The gain of a hidden weight layer is ||dL/dy|| at its output over that at the next one's. A net of n
 gains is in order while each stays in the n-th root of the band for the end-to-end ratio,
 [0.02, 100]: the first one outside is at fault. The ratio, and the same of the signal, are followed
-through the first training steps as well: what leaves the band there is a cause. Blocks of a
-transformer count as layers. Of a recurrent net, the gradient of the input is followed along time.
+through the first training steps as well: what leaves the band there is a cause; and further, where
+a verdict is about later steps. Blocks of a transformer count as layers. Of a recurrent net, the
+gradient of the input is followed along time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +33,7 @@ _LIMITS = (
 )
 """Codes, the ratio that decides, and between which limits it is in order."""
 _RUNAWAY = 1e3
+_DEAD = 0.9
 _LAYERS = (nn.Linear, nn.Conv2d, nn.TransformerEncoderLayer)
 _SKIPS = (Residual, nn.TransformerEncoderLayer)
 
@@ -38,11 +41,12 @@ CAUSES = frozenset(code for code, *_ in _LIMITS)
 """Codes that `causes` can tell."""
 
 
-def layers_at_fault(case: Case, seed: int, code: str) -> frozenset[str]:
+def layers_at_fault(case: Case, seed: int, code: str, made: int = PROBE_STEPS) -> frozenset[str]:
     """The first layer whose gain leaves the band of a code; empty where there is none to name.
 
     Only for nets whose layers are called once, in one line; of a net with one recurrent layer, that
-    one is at fault through time.
+    one is at fault through time. At initialisation, or at the last of the steps `made` where these
+    are more than the eight of a probe.
     """
     if code == "GC105":
         names = _Net(case, seed).recurrent
@@ -50,27 +54,37 @@ def layers_at_fault(case: Case, seed: int, code: str) -> frozenset[str]:
     limits = [
         (low, high) for each, ratio, low, high in _LIMITS if (each, ratio) == (code, "gradient")
     ]
-    found = gains(case, seed) if limits else {}
+    trained = made - 1 if made > PROBE_STEPS else 0
+    found = gains(case, seed, trained) if limits else {}
     if not found:
         return frozenset()
     low, high = (limit ** (1 / len(found)) for limit in limits[0])
     return frozenset([name for name, gain in found.items() if not low <= gain <= high][:1])
 
 
-def causes(case: Case, seed: int) -> frozenset[str]:
-    """What is out of order at the first of eight training steps, or in the later half of them.
+def causes(case: Case, seed: int, made: int = PROBE_STEPS) -> frozenset[str]:
+    """What is out of order at the first of some training steps, or when they end.
+
+    Args:
+        case: The net.
+        seed: Of it and its batches.
+        made: How many steps, on the batches of the first eight in turn.
 
     Returns:
-        The codes whose limits a ratio breaks at the first step, or its median over the later half.
+        The codes whose limits a ratio breaks at the first step, or its median over the later half
+        of eight steps, or the last eight of more.
         Of recurrent nets: of the gradient of the first time step, to the largest and to the last
         one's; of others, of gradient and signal from end to end. And GC102, where the gradient of
-        all parameters grew a thousandfold.
+        all parameters grew a thousandfold; GC202, where nine of ten units of a ReLU that no path
+        leads around fire for no sample of those late steps.
     """
     net = _Net(case, seed)
     optimizer = case.make_optimizer(net.model.parameters())
-    flows, totals = [], []
-    for batch in itertools.islice(case.task.batches(case.batch_size, seed), PROBE_STEPS):
-        flows.append(net.through_time(batch) if net.recurrent else net.flow(batch).ratios)
+    flows, totals, fired = [], [], []
+    for batch in _batches(case, seed, made):
+        if len(totals) < PROBE_STEPS or len(totals) >= made - PROBE_STEPS:
+            flows.append(net.through_time(batch) if net.recurrent else net.flow(batch).ratios)
+            fired.append(dict(net.fires))
         totals.append(net.backward(batch))
         optimizer.step()
         if not math.isfinite(totals[-1]):
@@ -83,21 +97,37 @@ def causes(case: Case, seed: int) -> frozenset[str]:
         for ratios in (flows[0], settled)
         if name in ratios and (ratios[name] < low or ratios[name] > high)
     }
-    runaway = not all(each < _RUNAWAY * totals[0] for each in totals)
-    return frozenset(found | ({"GC102"} if runaway else set()))
+    if not all(each < _RUNAWAY * totals[0] for each in totals):
+        found.add("GC102")
+    alive = fired[len(fired) // 2 :]
+    for name in alive[0]:
+        ever = torch.stack([each[name] for each in alive]).any(dim=0)
+        if float(ever.double().mean()) < 1 - _DEAD:
+            found.add("GC202")
+    return frozenset(found)
 
 
-def gains(case: Case, seed: int) -> dict[str, float]:
-    """Gains of the hidden layers at initialisation, in execution order."""
+def gains(case: Case, seed: int, trained: int = 0) -> dict[str, float]:
+    """Gains of the hidden layers after some steps, in execution order."""
     net = _Net(case, seed)
     if net.recurrent:
         return {}
+    optimizer = case.make_optimizer(net.model.parameters())
+    for batch in _batches(case, seed, trained):
+        net.backward(batch)
+        optimizer.step()
     gradients = net.flow(next(case.task.batches(case.batch_size, seed))).gradients
     hidden = list(gradients)[:-1]
     return {
         name: _over(gradients[name], gradients[behind])
         for name, behind in itertools.pairwise(hidden)
     }
+
+
+def _batches(case: Case, seed: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """As a probe is given them: those of its first steps, in turn."""
+    first = itertools.islice(case.task.batches(case.batch_size, seed), PROBE_STEPS)
+    return itertools.islice(itertools.cycle(first), steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +144,7 @@ class _Net:
     Attributes:
         model: The net.
         recurrent: Names of its recurrent layers.
+        fires: Of ReLUs that no path leads around, which units fired in the last forward pass.
     """
 
     def __init__(self, case: Case, seed: int) -> None:
@@ -128,7 +159,11 @@ class _Net:
             for name, each in modules.items()
             if isinstance(each, nn.TransformerEncoderLayer)
         ]
+        self.fires: dict[str, Tensor] = {}
+        around = tuple(f"{name}." for name, each in modules.items() if isinstance(each, _SKIPS))
         for name, module in modules.items():
+            if isinstance(module, nn.ReLU) and not name.startswith(around):
+                module.register_forward_hook(self._listen(name))
             if isinstance(module, _LAYERS) and not name.startswith(tuple(blocks)):
                 module.register_forward_hook(self._keep(name))
 
@@ -175,6 +210,14 @@ class _Net:
         self._outputs.clear()
         loss: Tensor = self._criterion(self.model(inputs.double()), targets)
         return loss
+
+    def _listen(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            del module, inputs
+            units = output.detach().transpose(0, 1).flatten(1)
+            self.fires[name] = (units > 0).any(dim=1)
+
+        return hook
 
     def _keep(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import Case
+from benchmarks.cases import PROBE_STEPS, Case
 from benchmarks.jsonlines import append_line, read_lines
 from benchmarks.oracle import CAUSES, causes, layers_at_fault
 from benchmarks.peers import Opinion
@@ -117,6 +117,8 @@ def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report)
     """What is kept of an outcome and a report."""
     worst = report.findings[0] if report.findings else None
     blamed = worst if not report.healthy else None
+    # A verdict that comes of following the net is about where its course ends.
+    made = len(report.recording.course) or PROBE_STEPS
     return Result(
         identity=identity(case, seed, budget),
         family=case.family,
@@ -136,8 +138,8 @@ def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report)
         losses=[step.loss for step in report.steps],
         late_score=outcome.late_score,
         gentle_score=outcome.gentle_score,
-        right_code=_named(blamed, case, seed) if blamed else None,
-        right_layer=_placed(blamed, _fault(case, seed, blamed)) if blamed else None,
+        right_code=_named(blamed, case, seed, made) if blamed else None,
+        right_layer=_placed(blamed, _fault(case, seed, blamed, made)) if blamed else None,
         severity=worst.severity.rank if worst else -1,
         excess=max(
             (
@@ -150,19 +152,19 @@ def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report)
     )
 
 
-def _named(finding: Finding, case: Case, seed: int) -> bool | None:
+def _named(finding: Finding, case: Case, seed: int, made: int) -> bool | None:
     """Whether its code is what is wrong; None where nobody knows."""
     if case.culprit:
         return finding.code in case.culprit.codes
-    known = causes(case, seed)
+    known = causes(case, seed, made)
     if not (known or finding.code in CAUSES):
         return None
     return finding.code in known
 
 
-def _fault(case: Case, seed: int, finding: Finding) -> frozenset[str]:
+def _fault(case: Case, seed: int, finding: Finding, made: int) -> frozenset[str]:
     """Layers at fault: known from the planting, else named by the oracle."""
-    return case.culprit.layers if case.culprit else layers_at_fault(case, seed, finding.code)
+    return case.culprit.layers if case.culprit else layers_at_fault(case, seed, finding.code, made)
 
 
 def _placed(finding: Finding, layers: frozenset[str]) -> bool | None:

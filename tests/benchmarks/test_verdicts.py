@@ -405,6 +405,18 @@ def test_the_oracle_names_what_is_out_of_order() -> None:
     assert "GC102" in (oracle.causes(_case(scaled(12.0)), 0) or ())
 
 
+def test_the_oracle_goes_as_far_as_the_verdict() -> None:
+    """Sound at first; the learning rate drives every unit of three narrow layers off."""
+    case = FAMILIES["mlp"](882)
+    report = examination.judge(case, 0)
+    assert report.recording.late
+    assert report.findings[0].code == "GC202"
+    assert oracle.causes(case, 0) == set()
+    assert "GC202" in oracle.causes(case, 0, len(report.recording.course))
+    outcome = training.Outcome(label="fails", score=0.1)
+    assert results.result(case, 0, 500, outcome, report).right_code
+
+
 @pytest.mark.parametrize(("factor", "wrong"), [(0.1, True), (0.5, False), (3.0, True)])
 def test_the_oracle_follows_time(factor: float, wrong: bool) -> None:
     """Near 0, tanh passes on everything: each of seven steps back costs the same factor."""
