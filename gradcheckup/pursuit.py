@@ -48,11 +48,10 @@ def pursue(
         judge: What the rules find.
         limits: That they judge by.
     """
-    probe.look(steps, settled_from=steps // 2)
-    recording = probe.recording()
+    early = probe.look(steps, settled_from=steps // 2)
+    recording = probe.recording(early)
     if query.is_fading(recording, limits) and _is_open(recording, judge):
-        probe.look(steps)
-        recording = probe.recording()
+        recording = probe.recording((*early, *probe.look(steps)))
     ahead = (_horizon(recording) if follow is None else follow) - probe.made
     if ahead <= 0 or not _is_open(recording, judge):
         return recording
@@ -64,7 +63,7 @@ def pursue(
     recording = replace(recording, course=course)
     if not gets_nowhere(course):
         return recording
-    return _again(probe, recording, steps, judge) or recording
+    return _looked_again(probe, recording, early, judge) or recording
 
 
 def gets_nowhere(losses: Sequence[float]) -> bool:
@@ -84,23 +83,20 @@ def gets_nowhere(losses: Sequence[float]) -> bool:
     return last > min(before) - _NOTICEABLE * abs(min(before))
 
 
-def _again(probe: Probe, recording: Recording, steps: int, judge: Judge) -> Recording | None:
+def _looked_again(
+    probe: Probe, recording: Recording, early: Sequence[Step], judge: Judge
+) -> Recording | None:
     """What the last steps of a course look like, where they confirm that it leads nowhere."""
-    between = len(recording.course) - steps - probe.made
-    probe.train(max(between, 0))
-    early = probe.measured[:steps]
-    probe.measured.clear()
-    probe.look(steps)
-    late = tuple(probe.measured)
+    probe.train(max(len(recording.course) - len(early) - probe.made, 0))
+    late = probe.look(len(early))
     broken = not math.isfinite(late[-1].loss)
     # Of as many early steps as late ones, the second half is the late ones.
-    probe.measured[:0] = early if broken else early[: len(late)]
-    found = replace(probe.recording(), course=recording.course)
-    ignorance = None if broken else probe.ignorance()
-    if broken or (ignorance is not None and ignorance > _KNOWS_NOTHING):
-        confirmed = [each for each in _critical(found, judge) if broken or _lasts(each, late)]
-        return found if confirmed else None
-    return None
+    found = probe.recording((*(early if broken else early[: len(late)]), *late))
+    found = replace(found, course=recording.course)
+    if not broken and (probe.ignorance() or 0.0) < _KNOWS_NOTHING:
+        return None
+    confirmed = any(broken or _lasts(each, late) for each in _critical(found, judge))
+    return found if confirmed else None
 
 
 def _lasts(finding: Finding, steps: Sequence[Step]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,21 +31,19 @@ class Probe:
         bench: What steps are made with.
         batches: What it trains on, in turn.
         on_step: Called after each step.
-        measured: The steps that were measured.
-        made: How many were made in all.
+        made: How many steps were made.
     """
 
     bench: Bench
     batches: Sequence[Any]
     on_step: OnStep | None
-    measured: list[Step] = field(default_factory=list)
     made: int = 0
 
-    def look(self, steps: int, *, settled_from: int = 0) -> None:
-        """Makes some steps and measures each.
+    def look(self, steps: int, *, settled_from: int = 0) -> tuple[Step, ...]:
+        """Makes some steps and measures each; ends early with a loss that is not finite.
 
         Args:
-            steps: How many; fewer where a loss is not finite.
+            steps: How many.
             settled_from: From which of them on it counts as settled: there the answer of the
                 outputs is measured as well, and units that fired before may be dead.
 
@@ -54,16 +52,18 @@ class Probe:
             LossError: The loss is not a scalar that requires grad.
         """
         capture, planned = self.bench.capture, self.made + steps
+        measured: list[Step] = []
         with eager(), torch.enable_grad():
             for index in range(steps):
                 if index == settled_from:
                     capture.units.forget()
                     capture.keeps_outputs = self.bench.objective.compute_loss is None
                 step = self.bench.step(self.made, self._batch(), settled=index >= settled_from)
-                self.measured.append(step)
+                measured.append(step)
                 self._advance(planned)
                 if not math.isfinite(step.loss):
-                    return
+                    break
+        return tuple(measured)
 
     def train(self, steps: int) -> tuple[float, ...]:
         """Makes some steps without measuring them; the losses, up to one that is not finite."""
@@ -88,9 +88,9 @@ class Probe:
             states.put_back()
             self.made = made
 
-    def recording(self) -> Recording:
-        """What is known so far."""
-        return self.bench.recording(self.measured, self.batches)
+    def recording(self, steps: Sequence[Step]) -> Recording:
+        """What is known now, after these steps were measured."""
+        return self.bench.recording(steps, self.batches)
 
     def ignorance(self) -> float | None:
         """How much the net knows of its first batch, as `Recording.unexplained`."""
