@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _SAME = 1e-6
+_NOTICED = 1e-3
 _MISSED = 0.1
 
 
@@ -66,13 +69,36 @@ def unexplained(model: nn.Module, evaluate: Callable[[], float]) -> float | None
         evaluate: Computes the loss, the same one each time.
 
     Returns:
-        None where that cannot be said: a loss is 0 or no positive number.
+        None where that cannot be said: a loss is 0 or no positive number, or does not depend on
+        whose outputs they are, as that of a differential equation.
     """
     plain = evaluate()
     other = _loss_with_other_output(model, evaluate, lambda _, output: mapped(_roll, output))
     if not (plain >= 0 and 0 < other < math.inf):
         return None
+    if _close(plain, other) and not _matters_whose(model, evaluate):
+        return None
     return plain / other
+
+
+def _matters_whose(model: nn.Module, evaluate: Callable[[], float]) -> bool:
+    """Whether a loss depends on which sample has which output, where outputs differ."""
+
+    def with_noise(shift: int) -> float:
+        change = partial(_noisy, shift)
+        return _loss_with_other_output(model, evaluate, lambda _, output: mapped(change, output))
+
+    return not math.isclose(with_noise(0), with_noise(1), rel_tol=_NOTICED)
+
+
+def _noisy(shift: int, output: Tensor) -> Tensor:
+    """The output beside noise of its own size, the same each time, that the samples exchange."""
+    if not (output.is_floating_point() and output.ndim):
+        return output
+    generator = torch.Generator(output.device).manual_seed(0)
+    noise = torch.randn(output.shape, generator=generator, device=output.device)
+    size = 1 + output.detach().abs().mean()
+    return output + (size * noise.roll(shift, 0)).to(output.dtype)
 
 
 def _roll(output: Tensor) -> Tensor:

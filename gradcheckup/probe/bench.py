@@ -139,7 +139,12 @@ class Bench:
             losses.append(loss.detach())
             return loss
 
-        optimizer.step(closure)  # type: ignore[arg-type] # a loss may be a tensor
+        with _blamed(self.capture, "training"):
+            if _needs_closure(optimizer):
+                optimizer.step(closure)  # type: ignore[arg-type] # a loss may be a tensor
+            else:
+                closure()
+                optimizer.step()
         return float(losses[0])
 
     def _with_losses(
@@ -226,8 +231,11 @@ class Bench:
 
     def ignorance(self, batch: Any) -> float | None:
         """How much of the loss on a batch is left; see `Recording.unexplained`."""
-        with _blamed(self.capture, "forward"), eager():
-            return unexplained(self.subject.model, partial(self._loss, batch))
+        try:
+            with eager():
+                return unexplained(self.subject.model, partial(self._loss, batch))
+        except Exception:  # noqa: BLE001 - outputs that cannot be exchanged: one measure less
+            return None
 
     def accounted(self, batch: Any, steps: Sequence[Step]) -> float | None:
         """How much of what the outputs do to the user's own criterion its gradient accounts for."""

@@ -30,14 +30,16 @@ class Probe:
     Attributes:
         bench: What steps are made with.
         batches: What it trains on, in turn.
-        on_step: Called after each step.
+        on_step: Called after each step but those that are made a second time.
         made: How many steps were made.
+        told: Of how many `on_step` was told.
     """
 
     bench: Bench
     batches: Sequence[Any]
     on_step: OnStep | None
     made: int = 0
+    told: int = 0
 
     def look(self, steps: int, *, settled_from: int = 0) -> tuple[Step, ...]:
         """Makes some steps and measures each; ends early with a loss that is not finite.
@@ -51,7 +53,7 @@ class Probe:
             ModelError: The forward, the backward or the update failed.
             LossError: The loss is not a scalar that requires grad.
         """
-        capture, planned = self.bench.capture, self.made + steps
+        capture, planned = self.bench.capture, self.told + steps
         measured: list[Step] = []
         with eager(), torch.enable_grad():
             for index in range(steps):
@@ -65,14 +67,26 @@ class Probe:
                     break
         return tuple(measured)
 
-    def train(self, steps: int) -> tuple[float, ...]:
-        """Makes some steps without measuring them; the losses, up to one that is not finite."""
+    def train(self, steps: int, *, again: bool = False) -> tuple[float, ...]:
+        """Makes some steps without measuring them; the losses, up to one that is not finite.
+
+        Args:
+            steps: How many.
+            again: Whether these were made before.
+
+        Raises:
+            ModelError: A step failed.
+            LossError: The loss is not a scalar that requires grad.
+        """
         losses: list[float] = []
-        planned = self.made + steps
+        planned = self.told + steps
         with eager(), torch.enable_grad():
             while len(losses) < steps and all(map(math.isfinite, losses[-1:])):
                 losses.append(self.bench.train(self._batch()))
-                self._advance(planned)
+                if again:
+                    self.made += 1
+                else:
+                    self._advance(planned)
         return tuple(losses)
 
     def foresee(self, steps: int) -> tuple[float, ...]:
@@ -101,8 +115,9 @@ class Probe:
 
     def _advance(self, planned: int) -> None:
         self.made += 1
+        self.told += 1
         if self.on_step:
-            self.on_step(self.made, planned)
+            self.on_step(self.told, planned)
 
 
 def probe(

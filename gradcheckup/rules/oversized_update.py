@@ -21,7 +21,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     large = [step for step in recording.steps if any(_above(step, limit, empty))]
     if not large:
         return
-    first, last = recording.steps[0].loss, recording.steps[-1].loss
+    first, last = recording.steps[0].loss, (recording.course or (recording.steps[-1].loss,))[-1]
     highest = max((s.loss for s in recording.steps), key=lambda loss: (math.isnan(loss), loss))
     diverged = not highest <= first + (thresholds.loss_growth - 1) * abs(first)
     lasting = all(step in large for step in recording.settled)
@@ -78,10 +78,11 @@ RULE = Rule(
     summary="steps that replace the weights instead of improving them",
     formula=(
         "Update ratio ||dW|| / ||W|| of a hidden weight layer above oversized_update, while the "
-        "loss does not end below where it began and either diverged on the way (not finite, or "
-        "above loss_growth times its first value), or such updates last over the second half of "
-        "the probe. In front of a norm only those that last count: there an update that is too "
-        "large lengthens the weights, and shortens the next ones."
+        "loss does not end below where it began (after 64 steps, where the net was followed) and "
+        "either diverged on the way (not finite, or above loss_growth times its first value), or "
+        "such updates last over the second half of the probe. In front of a norm only those that "
+        "last count: there an update that is too large lengthens the weights, and shortens the "
+        "next ones."
     ),
     default=(
         "oversized_update = 1.0, loss_growth = 2: usual updates are 1e-3 of the weights; "

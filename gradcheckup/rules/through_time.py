@@ -31,13 +31,8 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     bearings = [_bearing(recording, name, thresholds.dependence) for name in faint]
     nothing = bearings == ["none"] * len(faint)
     if blind or (faint and nothing):
-        without = _persistent(recording, lambda course: course.blind(resolution) > 0)
         lost = nothing and all(
-            (
-                blind
-                or (recording.late and name in without)
-                or _stays(recording, name, thresholds.time_moving_update)
-            )
+            (blind or _stays(recording, name, thresholds.time_moving_update))
             and _decides(recording, name)
             for name in faint
         )
@@ -175,8 +170,7 @@ RULE = Rule(
         "layer's states. Otherwise, and where it cannot be measured (fewer than 8 samples), it is "
         "a warning; as is a first step below time_ratio_low in a layer of no bearing, which is "
         "critical under an optimizer whose steps follow the size of the gradient (SGD), where they "
-        "move the layer by less than time_moving_update; and where the first step is blind and "
-        "the net, followed for 64 steps, knows nothing of its batches either. Exploding "
+        "move the layer by less than time_moving_update. Exploding "
         "(exploding-through-time): the first step's norm is above gradient_ratio_high times the "
         "last one's that is not 0, and ten times what the layer received."
     ),
@@ -194,7 +188,7 @@ RULE = Rule(
         "not at all with SGD. Given 2000 steps, LSTMs with Adam learn it 25 and 40 steps back "
         "(1e-5; 1e-8 and .12 blind), with SGD 0.1, which moves them by 1e-3 and more a step, most "
         "LSTMs and GRUs 20 to 40 steps back; GRUs with Adam do not, 30 and 40 steps back: between "
-        "1e-4 and blind_share it is a warning at first. With SGD 0.01 (1e-4 to 4e-4) none of them "
+        "1e-4 and blind_share it is a warning. With SGD 0.01 (1e-4 to 4e-4) none of them "
         "learns it 20 to 40 steps back in 2000 steps; RNNs, which it moves by 7e-4, may. First "
         "steps that receive 450 to 50,000 times the last one's belong to nets "
         "that end at .06 to .37; those of 5 to 50 times partly learn. See the recurrent family of "

@@ -56,26 +56,6 @@ def through(layer: Make, step: Make, parameter: Make, recording: Make) -> Callab
     return make
 
 
-@pytest.mark.parametrize(("first", "severity"), [(0.9e-7, "critical"), (1.1e-7, "warning")])
-def test_a_net_that_was_followed_and_knows_nothing(
-    through: Make, first: float, severity: str
-) -> None:
-    """Adam moves it: a warning, until 64 steps have made no difference."""
-    early = through((first, *_falling(19, 0.5)), optimizer=ADAM)
-    assert (found := _found(early)) is not None
-    assert found.severity is Severity.WARNING
-    course = (2.3,) * 64
-    falling = replace(early, course=course)
-    assert not falling.late
-    assert (found := _found(falling)) is not None
-    assert found.severity is Severity.WARNING
-    moved = (replace(each, index=60 + each.index) for each in early.steps)
-    late = replace(falling, steps=(*early.steps, *moved))
-    assert late.late
-    assert (found := _found(late)) is not None
-    assert found.severity.value == severity
-
-
 def _found(recording: Recording) -> Finding | None:
     found = list(through_time.check(recording, LIMITS))
     assert len(found) <= 1
