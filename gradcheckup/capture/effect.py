@@ -92,13 +92,13 @@ def _matters_whose(model: nn.Module, evaluate: Callable[[], float]) -> bool:
 
 
 def _noisy(shift: int, output: Tensor) -> Tensor:
-    """The output beside noise of its own size, the same each time, that the samples exchange."""
+    """The output with noise of its own size, the same each time, exchanged among the samples."""
     if not (output.is_floating_point() and output.ndim):
         return output
     generator = torch.Generator(output.device).manual_seed(0)
     noise = torch.randn(output.shape, generator=generator, device=output.device)
     size = 1 + output.detach().abs().mean()
-    return output + (size * noise.roll(shift, 0)).to(output.dtype)
+    return (output + (size * noise).to(output.dtype)).roll(shift, 0)
 
 
 def _roll(output: Tensor) -> Tensor:

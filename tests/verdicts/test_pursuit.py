@@ -170,6 +170,7 @@ def test_what_is_measured_first_knows_nothing_of_what_is_seen_later(
         ([2.0] * 32 + [9.0] * 16 + [2.0] * 16, True),
         ([9.0] * 32 + [9.9] * 16 + [2.0] * 16, False),
         ([0.0] * 64, False),
+        ([2.0] + [1.9e-3] * 63, False),  # solved
         ([1.0, 2.0, 3.0], False),  # too few to tell
     ],
 )
@@ -197,6 +198,132 @@ def test_a_loss_that_can_be_computed_so_often_and_no_more(digits: Callable[..., 
     assert report.healthy
     assert len(report.steps) == 8
     assert report.recording.course == ()
+
+
+def test_a_finite_loss_far_above_its_start_has_run_away() -> None:
+    """Regression with large steps: the gradient grows a thousandfold at one step of many."""
+    torch.manual_seed(0)
+    inputs = torch.randn(32, 4)
+    net = nn.Sequential(*[each for _ in range(4) for each in (nn.LazyLinear(32), nn.Tanh())])
+    net.append(nn.LazyLinear(1))
+    net(inputs)
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+    batch = (inputs, inputs.sum(1, keepdim=True).sin())
+    runs = {
+        rate: gradcheckup.diagnose(net, batch, nn.MSELoss(), optimizer=partial(SGD, lr=rate))
+        for rate in (0.01, 1.0)
+    }
+    assert runs[0.01].healthy
+    assert not runs[1.0].healthy
+
+
+class Spiteful(torch.optim.SGD):
+    """Takes a closure and does not call it."""
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        """Heeds the gradients that are there."""
+        del closure
+        super().step()
+
+
+def test_an_optimizer_that_calls_no_closure_is_followed(digits: Callable[..., Batches]) -> None:
+    reports = [
+        gradcheckup.diagnose(
+            stack(128, 6, nn.SELU), digits(), CE, optimizer=partial(kind, lr=0.1, momentum=0.9)
+        )
+        for kind in (torch.optim.SGD, Spiteful)
+    ]
+    assert reports[0].recording.course == pytest.approx(
+        reports[1].recording.course, rel=0, nan_ok=True
+    )
+    assert not reports[1].healthy
+
+
+class Odd(dict[str, Tensor]):
+    """Outputs that cannot be rebuilt from pairs."""
+
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__(scores=scores)
+
+
+class OddNet(nn.Module):
+    """A plateau whose outputs cannot be exchanged among the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Odd:
+        """Scores in a mapping of its own kind."""
+        return Odd(self.layer(x))
+
+
+def test_outputs_that_cannot_be_exchanged_are_no_error(digits: Callable[..., Batches]) -> None:
+    report = gradcheckup.diagnose(
+        OddNet(),
+        digits(),
+        lambda outputs, targets: CE(outputs["scores"], targets),
+        optimizer=partial(SGD, lr=1e-6),
+    )
+    assert gets_nowhere(report.recording.course)
+    assert report.healthy
+
+
+@pytest.mark.parametrize("calls", [30, 70, 100, 130])
+def test_what_fails_while_it_is_followed_is_judged_as_before(
+    digits: Callable[..., Batches], calls: int
+) -> None:
+    left = iter(range(calls))
+
+    def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
+        next(left)
+        return CE(outputs, targets)
+
+    optimizer = partial(SGD, lr=1e-6)
+    report = gradcheckup.diagnose(stack(16, 2, nn.ReLU), digits(), criterion, optimizer=optimizer)
+    assert report.healthy
+    assert [step.index for step in report.steps] == list(range(8))
+
+
+def test_progress_never_runs_backwards(digits: Callable[..., Batches]) -> None:
+    """Through the probe, what is foreseen, and the second look at its end."""
+    told: list[tuple[int, int]] = []
+    gradcheckup.diagnose(
+        stack(16, 2, nn.ReLU),
+        digits(),
+        CE,
+        optimizer=partial(SGD, lr=1e-6),
+        on_step=lambda *count: told.append(count),
+    )
+    assert [done for done, _ in told] == list(range(1, 73))
+    assert [total for _, total in told] == [8] * 8 + [64] * 56 + [72] * 8
+
+
+@pytest.mark.parametrize("at", [5, 20, 70])
+def test_what_on_step_raises_is_the_callers(digits: Callable[..., Batches], at: int) -> None:
+    def stop(done: int, _: int) -> None:
+        if done == at:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        gradcheckup.diagnose(
+            stack(16, 2, nn.ReLU), digits(), CE, optimizer=partial(SGD, lr=1e-6), on_step=stop
+        )
+
+
+def test_a_first_step_that_was_too_large_is_acquitted_by_what_follows(
+    digits: Callable[..., Batches],
+) -> None:
+    """RMSprop begins with ten times its learning rate."""
+    build, optimizer = partial(stack, 64, 2, nn.ReLU), partial(torch.optim.RMSprop, lr=0.03)
+    report = gradcheckup.diagnose(build(), digits(), CE, optimizer=optimizer, follow=0)
+    assert [each.code for each in report.at_least("critical")] == ["GC302"]
+    assert gradcheckup.diagnose(build(), digits(), CE, optimizer=optimizer).healthy
+    model = build()
+    assert len([*train(model, optimizer(model.parameters()), digits(), 300)]) == 300
+    assert share_right(model, digits()) > 0.9
 
 
 @pytest.mark.parametrize("follow", [-1, 1.5, "64", True])
