@@ -22,7 +22,9 @@ from torch import Tensor, nn
 import gradcheckup
 from benchmarks.cases import PROBE_STEPS
 from benchmarks.networks import initialise, mlp
-from gradcheckup.pursuit import HORIZON
+
+HORIZON = 64
+"""To where a small net is followed."""
 
 Batch = tuple[Tensor, Tensor]
 

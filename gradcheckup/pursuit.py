@@ -39,7 +39,6 @@ _ACQUITTED = frozenset({"GC302"})
 
 _NOTICEABLE = 0.05
 _PARTS = 4
-_SOLVED = 1e-3
 _RUNAWAY = 1e3
 _KNOWS_NOTHING = 0.9
 
@@ -79,8 +78,7 @@ def pursue(
 def gets_nowhere(losses: Sequence[float]) -> bool:
     """Whether a loss is not finite at last, or in its last quarter no lower than it was before.
 
-    Lower by a twentieth, that is, than in the best of the other quarters; unless next to nothing is
-    left of it.
+    Lower by a twentieth, that is, than in the best of the other quarters.
 
     Args:
         losses: Of all steps, in order.
@@ -91,8 +89,6 @@ def gets_nowhere(losses: Sequence[float]) -> bool:
     if not size:
         return False
     *before, last = _quarters(losses)
-    if abs(last) <= _SOLVED * abs(losses[0]):
-        return False
     return last > min(before) - _NOTICEABLE * abs(min(before))
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 _SAME = 1e-6
-_NOTICED = 1e-3
+_NOTICED = 1e-5
 _MISSED = 0.1
 
 
