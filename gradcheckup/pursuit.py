@@ -132,10 +132,7 @@ def _is_stuck(probe: Probe, recording: Recording, limits: Thresholds) -> bool:
 
     On a plateau from which nets learn in the end, many look bad.
     """
-    progress = query.progress(recording)
-    if progress is None or progress > limits.stalled_progress:
-        return False
-    return (probe.ignorance() or 0.0) > _KNOWS_NOTHING
+    return query.is_stalled(recording, limits) and (probe.ignorance() or 0.0) > _KNOWS_NOTHING
 
 
 def _lasts(finding: Finding, steps: Sequence[Step]) -> bool:

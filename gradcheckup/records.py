@@ -350,6 +350,8 @@ class Recording:
         accounted: How much of what outputs do to the user's own criterion its gradient accounts
             for: 1, and about 0 where the part that matters is computed from detached outputs. None
             for torch's own losses, and where differences do not tell.
+        rate_share: The learning rate over the one that a scheduler started from, where it holds it
+            lower; the smallest of all parameter groups.
         unregistered: Tensors with a gradient that the model keeps where `model.parameters()` does
             not look, as in a list of layers, and that the optimizer does not have either.
         misspelt: Attributes that look like a misspelt or misplaced `requires_grad`, as
@@ -368,6 +370,7 @@ class Recording:
     telling: tuple[str, ...] = ()
     unexplained: float | None = None
     accounted: float | None = None
+    rate_share: float = 1.0
     unregistered: tuple[ParameterRecord, ...] = ()
     misspelt: tuple[str, ...] = ()
     history: History | None = None

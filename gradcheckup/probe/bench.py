@@ -32,7 +32,7 @@ from gradcheckup.probe.precision import Gradients, differentiate, gradients_lost
 from gradcheckup.probe.profile import assemble
 from gradcheckup.probe.safekeeping import RandomStates, replay
 from gradcheckup.probe.slope import accounted
-from gradcheckup.probe.subject import Subject
+from gradcheckup.probe.subject import Subject, rate_share
 from gradcheckup.records import ParameterRecord, Recording, Response, Step
 from gradcheckup.tracebacks import one_line, user_traceback
 
@@ -87,6 +87,7 @@ class Bench:
             telling=self.telling(batches[0], steps),
             unexplained=self.unexplained(batches[0], steps),
             accounted=self.accounted(batches[0], steps),
+            rate_share=rate_share(self.subject.optimizer),
             unregistered=unregistered(self.subject.model, self.capture.foreign),
         )
 

@@ -228,6 +228,12 @@ def learning_rates(*optimizers: Optimizer) -> dict[int, float]:
     }
 
 
+def rate_share(optimizer: Optimizer) -> float:
+    """The learning rate over the one that a scheduler started from; the smallest of all groups."""
+    rates = [(group.get("lr"), group.get("initial_lr")) for group in optimizer.param_groups]
+    return min([1.0, *(float(now / base) for now, base in rates if now and base)])
+
+
 def default_optimizer(model: nn.Module) -> Optimizer:
     """What trains a model where no optimizer is given."""
     trained = [each for each in model.parameters() if each.requires_grad]

@@ -244,6 +244,18 @@ def _oversized(evidence: Evidence) -> list[str]:
     ]
 
 
+def _stalled(evidence: Evidence) -> list[str]:
+    won = evidence.finding.observed
+    pace = f": a tenth of it takes {number(0.1 / won)} steps" if won and won > 0 else ""
+    return [
+        (
+            "The outputs say nothing of the samples they belong to, and by telling them apart a "
+            f"step wins {number(won)} of the loss{evidence.limit}{evidence.when}{pace}."
+        ),
+        _losses(evidence),
+    ]
+
+
 def _gentler(evidence: Evidence) -> str:
     """The learning rate that would fit, as a multiple: updates are in proportion to it."""
     observed = evidence.finding.observed
@@ -375,6 +387,7 @@ _SENTENCES: dict[str, Callable[[Evidence], list[str]]] = {
     "GC302": _oversized,
     "GC303": _unchanged,
     "GC304": _accumulating,
+    "GC305": _stalled,
     "GC401": _not_finite("output"),
     "GC402": _not_finite("gradient"),
     "GC403": _underflowing,

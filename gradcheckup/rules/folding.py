@@ -14,12 +14,12 @@ _AT_SCORES = frozenset({"GC104", "GC301"})
 
 _EXPLAINS: tuple[tuple[str, frozenset[str]], ...] = (
     # One weight vector for all units: no gradient or no signal can come of it.
-    ("GC504", frozenset({"GC104", "GC202", "GC302", "GC101", "GC203", "GC301"})),
+    ("GC504", frozenset({"GC104", "GC202", "GC302", "GC101", "GC203", "GC301", "GC305"})),
     # A softmax that picks one key: large logits make large gradients, or none for queries and keys.
     ("GC204", frozenset({"GC102", "GC104", "GC301", "GC302", "GC303", "GC401", "GC402"})),
     # Values that grow, then overflow.
     ("GC102", frozenset({"GC302", "GC401", "GC402", "GC201", "GC202"})),
-    ("GC302", frozenset({"GC401", "GC402", "GC201"}) | _WRECKED),
+    ("GC302", frozenset({"GC401", "GC402", "GC201", "GC305"}) | _WRECKED),
     # What is too small for its format is no gradient any more.
     ("GC403", frozenset({"GC301", "GC303"})),
     # A layer through which nothing passes in time starves what is in front of it, or floods it.
@@ -28,11 +28,14 @@ _EXPLAINS: tuple[tuple[str, frozenset[str]], ...] = (
     ("GC402", frozenset({"GC401"})),
     ("GC401", frozenset({"GC402"})),
     # Nothing fires, or nothing has a slope: signal and gradient end there.
-    ("GC202", frozenset({"GC201", "GC101", "GC203", "GC104", "GC301"})),
-    ("GC201", frozenset({"GC101", "GC203", "GC104", "GC301"})),
+    ("GC202", frozenset({"GC201", "GC101", "GC203", "GC104", "GC301", "GC305"})),
+    ("GC201", frozenset({"GC101", "GC203", "GC104", "GC301", "GC305"})),
     # A gradient that fades: signal, updates and float resolution go with it.
-    ("GC101", frozenset({"GC203", "GC301", "GC303", "GC201", "GC202", "GC403"})),
-    ("GC203", frozenset({"GC101", "GC301", "GC201", "GC202"})),
+    ("GC101", frozenset({"GC203", "GC301", "GC303", "GC201", "GC202", "GC305", "GC403"})),
+    ("GC203", frozenset({"GC101", "GC301", "GC201", "GC202", "GC305"})),
+    # Where none of these is critical, that nothing is learnt is what counts.
+    ("GC104", frozenset({"GC305"})),
+    ("GC305", frozenset({"GC101", "GC105", "GC203", "GC204", "GC201", "GC202", "GC301"})),
 )
 """Causes, the deepest first, and what each explains."""
 

@@ -222,6 +222,18 @@ def progress(recording: Recording) -> float | None:
     )
 
 
+def pace(recording: Recording) -> float | None:
+    """The same at the learning rate that a scheduler started from: a warm-up begins with less."""
+    found = progress(recording)
+    return None if found is None else found / recording.rate_share
+
+
+def is_stalled(recording: Recording, thresholds: Thresholds) -> bool:
+    """Whether no step teaches the net to tell samples apart; False where it was not measured."""
+    found = pace(recording)
+    return found is not None and found < thresholds.stalled_progress
+
+
 def blindness(recording: Recording, thresholds: Thresholds) -> float | None:
     """The condition number of the response, where `is_blind` holds."""
     if not is_blind(recording, thresholds):

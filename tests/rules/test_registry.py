@@ -25,6 +25,7 @@ EXPECTED = {
     "GC302": "oversized-update",
     "GC303": "unchanged-parameters",
     "GC304": "accumulating-gradient",
+    "GC305": "stalled-training",
     "GC401": "non-finite-activation",
     "GC402": "non-finite-gradient",
     "GC403": "underflowing-gradient",

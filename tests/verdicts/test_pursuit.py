@@ -123,6 +123,41 @@ def test_a_plateau_from_which_a_net_learns_is_no_fault(
     assert share_right(model, batches) > 0.99
 
 
+class Last(nn.Module):
+    """Names the symbol that comes first in a sequence from the last output of three layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = nn.LSTM(10, 32, 3, batch_first=True)
+        self.head = nn.Linear(32, 10)
+        for parameter in self.core.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_normal_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores for sequences of shape (batch, time, 10)."""
+        return self.head(self.core(x)[0][:, -1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("warming_up", [False, True])
+def test_where_no_step_teaches_anything(recall: Callable[..., Batches], warming_up: bool) -> None:
+    """At chance after 1000 steps; in a warm-up the rate is not yet what it will be."""
+    torch.manual_seed(0)
+    model = Last()
+    optimizer = SGD(model.parameters(), lr=1.0 if warming_up else 0.01)
+    if warming_up:
+        torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=500)
+    report = gradcheckup.diagnose(model, recall(5), CE, optimizer=optimizer)
+    assert report.recording.rate_share == pytest.approx(0.01 if warming_up else 1.0)
+    if warming_up:
+        assert report.healthy
+        return
+    assert [each.code for each in report.at_least("critical")] == ["GC305"]
+    assert "a tenth of it takes" in " ".join(str(report).split())
+    losses = [*train(model, optimizer, recall(5), 1000)]
+    assert min(losses[-8:]) > 2.2
+
+
 class Noisy(nn.Module):
     """Everything that a step may leave behind: dropout, running statistics, a counter."""
 

@@ -1,0 +1,72 @@
+"""GC305 on recordings made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gradcheckup.records import Finding, Recording, Response
+from gradcheckup.rules import judge, stalled_training
+from gradcheckup.rules.folding import fold
+from gradcheckup.thresholds import Thresholds
+
+Make = Callable[..., Any]
+LIMITS = Thresholds(stalled_progress=2e-6)
+
+
+@pytest.fixture
+def followed(step: Make, recording: Make) -> Callable[..., Recording]:
+    """Two steps at first and two at the end of a course of 64, at each of which this is won."""
+
+    def make(won: float | None, **values: Any) -> Recording:
+        answer = won and Response(
+            gradient_common=1.0,
+            gradient_distinct=1.0,
+            change_common=1.0,
+            change_distinct=1.0,
+            resolution=0.0,
+            progress=2.3 * won,
+        )
+        steps = [replace(step(index, loss=2.3), response=answer) for index in (0, 1, 62, 63)]
+        made: Recording = recording(steps, **{"course": (2.3,) * 64, **values})
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("won", "values", "flagged"),
+    [
+        (1.9e-6, {}, True),
+        (2.1e-6, {}, False),
+        (-1e-9, {}, True),
+        (None, {}, False),  # with compute_loss it is not measured
+        (1.9e-6, {"course": ()}, False),  # eight steps do not tell
+        (1.9e-6, {"rate_share": 0.5}, False),  # in the middle of a warm-up
+        (1.9e-6, {"rate_share": 0.99}, True),
+    ],
+)
+def test_a_net_that_nothing_teaches(
+    followed: Make, won: float | None, values: dict[str, Any], flagged: bool
+) -> None:
+    found = stalled_training.check(followed(won, **values), LIMITS)
+    shown = [(each.severity.value, each.steps) for each in found]
+    assert shown == [("critical", (62, 63))] * flagged
+
+
+def test_what_it_says(followed: Make) -> None:
+    (found,) = (each for each in judge(followed(1e-6), LIMITS) if each.code == "GC305")
+    assert found.prescriptions[0] == "optimizer"
+    assert found.observed == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(("severity", "lead"), [("critical", "GC101"), ("warning", "GC305")])
+def test_it_gives_way_to_a_cause_that_is_as_bad(
+    finding: Callable[..., Finding], severity: str, lead: str
+) -> None:
+    (found,) = fold([finding("GC305"), finding("GC101", severity)])
+    assert found.code == lead
+    assert len(found.consequences) == 1
