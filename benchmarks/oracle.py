@@ -95,7 +95,10 @@ def causes(case: Case, seed: int, made: int = PROBE_STEPS) -> frozenset[str]:
         if not math.isfinite(totals[-1]):
             break
     late = flows[len(flows) // 2 :]
-    settled = {name: statistics.median(each[name] for each in late) for name in late[-1]}
+    names = set[str]().union(*late)
+    settled = {
+        name: statistics.median(each[name] for each in late if name in each) for name in names
+    }
     found = {
         code
         for code, name, low, high in _LIMITS

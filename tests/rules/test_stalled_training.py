@@ -57,6 +57,17 @@ def test_a_net_that_nothing_teaches(
     assert shown == [("critical", (62, 63))] * flagged
 
 
+@pytest.mark.parametrize(("size", "flagged"), [(8e-3, False), (8e-7, True)])
+def test_an_optimizer_with_steps_of_its_own_size_gets_away(
+    followed: Make, parameter: Make, size: float, flagged: bool
+) -> None:
+    """Adam's first step is the learning rate for every element, here 8 x 8 of them at 1e-3."""
+    weight = parameter("early.weight", learning_rate=1e-3, update_norm=size, gradient_norm=8e-4)
+    made = followed(1e-6)
+    made = replace(made, steps=tuple(replace(each, parameters=(weight,)) for each in made.steps))
+    assert bool(list(stalled_training.check(made, LIMITS))) is flagged
+
+
 def test_what_it_says(followed: Make) -> None:
     (found,) = (each for each in judge(followed(1e-6), LIMITS) if each.code == "GC305")
     assert found.prescriptions[0] == "optimizer"
