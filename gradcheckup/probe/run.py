@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from gradcheckup.capture import Capture, eager
+from gradcheckup.errors import ModelError
 from gradcheckup.probe.bench import Bench
 from gradcheckup.probe.ledger import Ledger
 from gradcheckup.probe.objective import Objective
@@ -18,6 +20,7 @@ from gradcheckup.probe.safekeeping import RandomStates, restored
 from gradcheckup.probe.subject import Subject
 from gradcheckup.records import Recording, Step
 from gradcheckup.thresholds import Thresholds
+from gradcheckup.tracebacks import one_line
 
 OnStep = Callable[[int, int], None]
 """Called with the number of finished steps and of all steps."""
@@ -90,17 +93,24 @@ class Probe:
         return tuple(losses)
 
     def foresee(self, steps: int) -> tuple[float, ...]:
-        """The losses of some further steps, after which everything is as it was before them."""
+        """The losses of some further steps, after which everything is as it was before them.
+
+        Raises:
+            ModelError: A step failed, or there is something that cannot be put back.
+            LossError: The loss is not a scalar that requires grad.
+        """
         subject, made, states = self.bench.subject, self.made, RandomStates()
-        every = [subject.model, subject.criterion]
-        try:
-            with restored(
-                [each for each in every if isinstance(each, nn.Module)], subject.optimizer
-            ):
+        every = [each for each in (subject.model, subject.criterion) if isinstance(each, nn.Module)]
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(restored(every, subject.optimizer))
+            except Exception as error:
+                raise ModelError(f"the model cannot be put back: {one_line(error)}") from error
+            try:
                 return self.train(steps)
-        finally:
-            states.put_back()
-            self.made = made
+            finally:
+                states.put_back()
+                self.made = made
 
     def recording(self, steps: Sequence[Step]) -> Recording:
         """What is known now, after these steps were measured."""

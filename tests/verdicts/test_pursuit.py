@@ -321,6 +321,22 @@ def test_what_fails_while_it_is_followed_is_judged_as_before(
     assert [step.index for step in report.steps] == list(range(8))
 
 
+class Stubborn(dict[str, int]):
+    """What a model may keep, and nobody can copy."""
+
+    def copy(self) -> Stubborn:
+        """Refuses."""
+        raise RuntimeError("no copies")
+
+
+def test_what_cannot_be_put_back_is_not_followed(digits: Callable[..., Batches]) -> None:
+    model = stack(16, 2, nn.ReLU)
+    model.notes = Stubborn()  # type: ignore[assignment]
+    report = gradcheckup.diagnose(model, digits(), CE)
+    assert report.healthy
+    assert report.recording.course == ()
+
+
 def test_progress_never_runs_backwards(digits: Callable[..., Batches]) -> None:
     """Through the probe, what is foreseen, and the second look at its end."""
     told: list[tuple[int, int]] = []
