@@ -57,7 +57,7 @@ def test_numbers_of_toml_are_numbers(run: Run, pytester: pytest.Pytester) -> Non
 
 def test_marks_decide_what_fails(run: Run) -> None:
     source = """
-@pytest.mark.gradcheckup(ignore="GC1,GC2")
+@pytest.mark.gradcheckup(ignore="GC1,GC2,GC3")
 class TestWanted:
     def test_ignored(self, gradcheckup):
         gradcheckup.assert_healthy(sick(), batch(), loss)
