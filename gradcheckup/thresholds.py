@@ -61,8 +61,8 @@ class Thresholds:
         signal_progress: Share of the loss that a step has to win by telling samples apart, for that
             to be said: MLPs whose signal was wiped out won less than 1e-4 and failed.
         stalled_progress: The same share, of nets that were followed to a loss which has stopped
-            falling: below it they count as stuck. Those that learnt from such a plateau won 1.2e-5
-            and more, those that were spoilt less than 1e-6.
+            falling: below it they count as stuck. Those that learnt from such a plateau won 1.7e-6
+            and more, nearly all 1.2e-5; those that were spoilt less than 5e-7.
         saturation_slope: A pre-activation is saturated where the derivative is below this
             fraction of its maximum: |z| > 3.6 for sigmoid, 1.8 for tanh.
         saturation_warning: Share of saturated units that is worth a warning; a sigmoid net with
@@ -120,7 +120,7 @@ class Thresholds:
     signal_ratio_low: float = 0.02
     signal_kept: float = 0.05
     signal_progress: float = 1e-3
-    stalled_progress: float = 2e-6
+    stalled_progress: float = 1e-6
     saturation_slope: float = 0.1
     saturation_warning: float = 0.5
     saturation_critical: float = 0.9

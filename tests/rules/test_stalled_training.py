@@ -14,7 +14,7 @@ from gradcheckup.rules.folding import fold
 from gradcheckup.thresholds import Thresholds
 
 Make = Callable[..., Any]
-LIMITS = Thresholds(stalled_progress=2e-6)
+LIMITS = Thresholds(stalled_progress=1e-6)
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def followed(step: Make, recording: Make) -> Callable[..., Recording]:
 @pytest.mark.parametrize(
     ("won", "values", "flagged"),
     [
-        (1.9e-6, {}, True),
-        (2.1e-6, {}, False),
+        (0.9e-6, {}, True),
+        (1.1e-6, {}, False),
         (-1e-9, {}, True),
         (None, {}, False),  # with compute_loss it is not measured
-        (1.9e-6, {"course": ()}, False),  # eight steps do not tell
-        (1.9e-6, {"rate_share": 0.5}, False),  # in the middle of a warm-up
-        (1.9e-6, {"rate_share": 0.99}, True),
+        (0.9e-6, {"course": ()}, False),  # eight steps do not tell
+        (0.9e-6, {"rate_share": 0.5}, False),  # in the middle of a warm-up
+        (0.9e-6, {"rate_share": 0.99}, True),
     ],
 )
 def test_a_net_that_nothing_teaches(
@@ -63,15 +63,15 @@ def test_an_optimizer_with_steps_of_its_own_size_gets_away(
 ) -> None:
     """Adam's first step is the learning rate for every element, here 8 x 8 of them at 1e-3."""
     weight = parameter("early.weight", learning_rate=1e-3, update_norm=size, gradient_norm=8e-4)
-    made = followed(1e-6)
+    made = followed(0.5e-6)
     made = replace(made, steps=tuple(replace(each, parameters=(weight,)) for each in made.steps))
     assert bool(list(stalled_training.check(made, LIMITS))) is flagged
 
 
 def test_what_it_says(followed: Make) -> None:
-    (found,) = (each for each in judge(followed(1e-6), LIMITS) if each.code == "GC305")
+    (found,) = (each for each in judge(followed(0.5e-6), LIMITS) if each.code == "GC305")
     assert found.prescriptions[0] == "optimizer"
-    assert found.observed == pytest.approx(1e-6)
+    assert found.observed == pytest.approx(0.5e-6)
 
 
 @pytest.mark.parametrize(("severity", "lead"), [("critical", "GC101"), ("warning", "GC305")])
