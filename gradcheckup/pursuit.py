@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HORIZON = 64
 """Steps in all to which a net is followed. Of 56 MLPs that fail or blow up and show nothing in 8
-steps, 29 are spoilt by then: the first 1000 of benchmarks/verdicts.py."""
+steps, 28 are found by then: the first 1000 of benchmarks/verdicts.py."""
 
 _LIGHT = 3e8
 """Multiply-adds of a forward pass: 56 steps of a net this heavy take some seconds on one core."""
