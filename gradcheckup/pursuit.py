@@ -85,8 +85,7 @@ def gets_nowhere(losses: Sequence[float]) -> bool:
     """
     if not math.isfinite(losses[-1]):
         return True
-    size = len(losses) // _PARTS
-    if not size:
+    if len(losses) < _PARTS:
         return False
     *before, last = _quarters(losses)
     return last > min(before) - _NOTICEABLE * abs(min(before))

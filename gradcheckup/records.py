@@ -385,6 +385,11 @@ class Recording:
         return self.steps[len(self.steps) // 2 :]
 
     @property
+    def last_loss(self) -> float:
+        """The loss at the last step that was made, measured or not."""
+        return self.course[-1] if self.course else self.steps[-1].loss
+
+    @property
     def late(self) -> bool:
         """Whether these are the last steps of a course, measured because it got nowhere."""
         return 0 < len(self.course) == self.steps[-1].index + 1 > len(self.steps)

@@ -111,7 +111,7 @@ def _vital_signs(report: Report, width: int) -> str:
         _course("gradient", first.end_to_end_ratio, last.end_to_end_ratio, " end to end"),
         _course("signal", first.end_to_end_signal, last.end_to_end_signal),
         f"updates {number(min(updates))} … {number(max(updates))}" if updates else "",
-        f"loss {number(first.loss)} → {number((report.recording.course or (last.loss,))[-1])}",
+        f"loss {number(first.loss)} → {number(report.recording.last_loss)}",
     ]
     line = ", ".join(filter(None, signs))
     return line if len(line) <= width else line.replace(" end to end", "")

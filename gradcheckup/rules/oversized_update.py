@@ -21,7 +21,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     large = [step for step in recording.steps if any(_above(step, limit, empty))]
     if not large:
         return
-    first, last = recording.steps[0].loss, (recording.course or (recording.steps[-1].loss,))[-1]
+    first, last = recording.steps[0].loss, recording.last_loss
     highest = max((s.loss for s in recording.steps), key=lambda loss: (math.isnan(loss), loss))
     diverged = not highest <= first + (thresholds.loss_growth - 1) * abs(first)
     lasting = all(step in large for step in recording.settled)

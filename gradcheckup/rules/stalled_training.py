@@ -12,16 +12,15 @@ from gradcheckup.thresholds import Thresholds
 
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags steps behind a plateau by which next to nothing is learnt from the input."""
-    progress = query.pace(recording)
-    if not recording.late or progress is None or not query.is_stalled(recording, thresholds):
-        return
-    if query.is_adaptive(recording):  # Adam's steps do not shrink with the gradient
+    # Adam's steps do not shrink with the gradient.
+    stuck = recording.late and query.is_stalled(recording, thresholds)
+    if not stuck or query.is_adaptive(recording):
         return
     yield Finding(
         code=RULE.code,
         rule=RULE.name,
         severity=Severity.CRITICAL,
-        observed=progress,
+        observed=query.pace(recording),
         limit=thresholds.stalled_progress,
         steps=tuple(step.index for step in recording.settled),
         evidence=(

@@ -12,6 +12,7 @@ from gradcheckup.records import (
     LayerRecord,
     ParameterRecord,
     Recording,
+    Response,
     Role,
     Severity,
     Step,
@@ -71,6 +72,11 @@ def _recording(steps: Iterable[Step], **values: Any) -> Recording:
     return Recording(model="Net", optimizer="SGD(lr=0.01)", steps=tuple(steps), **values)
 
 
+def _response(progress: float, **values: Any) -> Response:
+    sizes = ("gradient_common", "gradient_distinct", "change_common", "change_distinct")
+    return Response(**{**dict.fromkeys(sizes, 1.0), "resolution": 0.0, **values}, progress=progress)
+
+
 def _finding(code: str, severity: str = "critical", **values: Any) -> Finding:
     return Finding(code=code, rule=code.lower(), severity=Severity(severity), **values)
 
@@ -91,6 +97,12 @@ def parameter() -> Make:
 def step() -> Make:
     """`step(index, layers, parameters, loss)`: early, late and head unless told otherwise."""
     return _step
+
+
+@pytest.fixture
+def response() -> Make:
+    """`response(progress, **fields)`: outputs that move together as much as apart."""
+    return _response
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gradcheckup.records import Recording, Response, Role, Severity
+from gradcheckup.records import Recording, Role, Severity
 from gradcheckup.rules import collapsed_signal, dead_units, saturated_activation
 from gradcheckup.thresholds import Thresholds
 
@@ -173,19 +173,13 @@ def test_outputs_that_are_the_same_for_every_sample(
     layer: Make,
     step: Make,
     recording: Make,
+    response: Make,
     signals: tuple[float | None, ...],
     bottleneck: bool,
     apart: float,
     found: tuple[str, ...] | None,
 ) -> None:
-    answer = Response(
-        gradient_common=1.0,
-        gradient_distinct=1.0,
-        change_common=1e-3,
-        change_distinct=apart,
-        resolution=1e-7,
-        progress=0.0,
-    )
+    answer = response(0.0, change_common=1e-3, change_distinct=apart, resolution=1e-7)
     heads = [
         layer(name, output=True, bottleneck=bottleneck, signal=signal, signal_ratio=signal)
         for name, signal in zip(("head", "aside"), signals, strict=True)
@@ -210,19 +204,14 @@ def test_outputs_that_are_the_same_for_every_sample(
     ],
 )
 def test_updates_that_wipe_out_the_signal(
-    with_signals: Make, ratios: tuple[float, ...], progress: float | None, found: str | None
+    with_signals: Make,
+    response: Make,
+    ratios: tuple[float, ...],
+    progress: float | None,
+    found: str | None,
 ) -> None:
     made = with_signals(*ratios)
-    answer = None
-    if progress is not None:
-        answer = Response(
-            gradient_common=1.0,
-            gradient_distinct=1.0,
-            change_common=1.0,
-            change_distinct=1.0,
-            resolution=0.0,
-            progress=progress,
-        )
+    answer = None if progress is None else response(progress)
     made = replace(made, steps=tuple(replace(step, response=answer) for step in made.steps))
     causes = [
         each.cause
@@ -232,18 +221,10 @@ def test_updates_that_wipe_out_the_signal(
     assert causes == ([found] if found else [])
 
 
-def test_what_a_step_wins_on_a_plateau_says_nothing(with_signals: Make) -> None:
+def test_what_a_step_wins_on_a_plateau_says_nothing(with_signals: Make, response: Make) -> None:
     """What was kept of the signal is asked of the first updates alone."""
-    answer = Response(
-        gradient_common=1.0,
-        gradient_distinct=1.0,
-        change_common=1.0,
-        change_distinct=1.0,
-        resolution=0.0,
-        progress=9e-4,
-    )
     made = with_signals(0.9, 0.5, 0.044, 0.04)
-    steps = tuple(replace(step, response=answer) for step in made.steps)
+    steps = tuple(replace(step, response=response(9e-4)) for step in made.steps)
     last = tuple(replace(step, index=60 + step.index) for step in steps[2:])
     for course, severities in (((), ["critical"]), ((2.3,) * 64, [])):
         followed = replace(made, steps=(*steps[:2], *last), course=course)

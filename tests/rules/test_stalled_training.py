@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gradcheckup.records import Finding, Recording, Response
+from gradcheckup.records import Finding, Recording
 from gradcheckup.rules import judge, stalled_training
 from gradcheckup.rules.folding import fold
 from gradcheckup.thresholds import Thresholds
@@ -18,18 +18,11 @@ LIMITS = Thresholds(stalled_progress=1e-6)
 
 
 @pytest.fixture
-def followed(step: Make, recording: Make) -> Callable[..., Recording]:
+def followed(step: Make, recording: Make, response: Make) -> Callable[..., Recording]:
     """Two steps at first and two at the end of a course of 64, at each of which this is won."""
 
     def make(won: float | None, **values: Any) -> Recording:
-        answer = won and Response(
-            gradient_common=1.0,
-            gradient_distinct=1.0,
-            change_common=1.0,
-            change_distinct=1.0,
-            resolution=0.0,
-            progress=2.3 * won,
-        )
+        answer = None if won is None else response(2.3 * won)
         steps = [replace(step(index, loss=2.3), response=answer) for index in (0, 1, 62, 63)]
         made: Recording = recording(steps, **{"course": (2.3,) * 64, **values})
         return made
