@@ -1,23 +1,23 @@
 """How far a probe goes: until what flows has settled, and to where a loss that gets nowhere is.
 
 Some nets look sound at first and are spoilt after twenty or fifty steps: the loss runs away, or
-units die and signals collapse one by one until it stands still. Where small nets show nothing
-critical, the loss is followed further. One that falls needs no second look. Where it has stopped
-falling, or is not finite any more, the steps that led there are made again and measured. And a
-first step that was too large is no fault where the loss is lower in the end.
+units die and signals collapse one by one until it stands still. Others look bad and learn all the
+same. So the loss of small nets is followed further. Where it has stopped falling, or is not finite
+any more, the steps that led there are made again and measured; where it stands still, once more
+after some patience. And what the net has learnt by then may acquit it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from gradcheckup.errors import GradcheckupError
 from gradcheckup.records import Finding, Recording, Severity, Step
-from gradcheckup.rules import query
+from gradcheckup.rules import RULES, query
 from gradcheckup.thresholds import Thresholds
 
 if TYPE_CHECKING:
@@ -34,8 +34,11 @@ _PER_WEIGHT = 16
 _FEW_CALLS = 400
 """Calls of layers in a forward pass: where Python loops over a sequence, they take the time."""
 
-_ACQUITTED = frozenset({"GC302"})
+_ACQUITTED = {rule.code for rule in RULES if rule.yields} | {"GC302"}
 """What a longer course may acquit."""
+
+_PATIENCE = 4
+"""A loss that stands still is followed to this many times the horizon."""
 
 _NOTICEABLE = 0.05
 _PARTS = 4
@@ -54,6 +57,7 @@ def pursue(
         probe: Without a step yet.
         steps: How many to measure.
         follow: To how many in all the loss is followed; None for `HORIZON` where the net is small.
+            To `_PATIENCE` times as many where it stands still.
         judge: What the rules find.
         limits: That they judge by.
     """
@@ -61,18 +65,64 @@ def pursue(
     recording = probe.recording(early)
     if query.is_fading(recording, limits) and _is_open(recording, judge):
         recording = probe.recording((*early, *probe.look(steps)))
-    ahead = (_horizon(recording) if follow is None else follow) - probe.made
-    if ahead <= 0 or not _is_open(recording, judge):
+    horizon = _horizon(recording) if follow is None else follow
+    if horizon <= probe.made or not _is_open(recording, judge):
         return recording
     try:
-        losses = probe.foresee(ahead)
-        course = (*(step.loss for step in recording.steps), *losses)
-        recording = replace(recording, course=course)
-        if not gets_nowhere(course):
-            return recording
-        return _looked_again(probe, recording, early, judge, limits) or recording
+        return _Trail(probe, early, judge, limits).follow(recording, horizon)
     except GradcheckupError:  # what trains for some steps and no more is judged by those
-        return replace(recording, course=())
+        return recording
+
+
+@dataclass(frozen=True, slots=True)
+class _Trail:
+    """Where a probe leads to after its first steps."""
+
+    probe: Probe
+    early: Sequence[Step]
+    judge: Judge
+    limits: Thresholds
+
+    def follow(self, recording: Recording, horizon: int) -> Recording:
+        """What is known at the horizon, or of a loss that stands still, after more patience."""
+        course = tuple(step.loss for step in recording.steps)
+        paces: tuple[float, ...] = ()
+        for goal in (horizon, _PATIENCE * horizon):
+            outlook = self.probe.foresee(goal - self.probe.made)
+            course += outlook.losses
+            recording = replace(recording, course=course, unlearnt=outlook.unlearnt)
+            if _critical(recording, self.judge) or not gets_nowhere(course):
+                return recording
+            found = self._look_back(course, paces, len(outlook.losses))
+            critical = _critical(found, self.judge)
+            if _runs_away(course):
+                return found if critical else recording
+            if not self._is_stuck(found):
+                return recording
+            paces = found.paces
+        late = found.settled
+        return found if any(_lasts(each, late) for each in critical) else recording
+
+    def _look_back(
+        self, course: tuple[float, ...], paces: tuple[float, ...], ahead: int
+    ) -> Recording:
+        """The last steps of a course, made again and measured."""
+        probe, early = self.probe, self.early
+        probe.train(max(ahead - len(early), 0), again=True)
+        late = probe.look(len(early))
+        # Of as many early steps as late ones, the second half is the late ones.
+        before = early if _runs_away(course) else early[: len(late)]
+        found = probe.recording((*before, *late))
+        pace = query.pace(found)
+        return replace(found, course=course, paces=paces if pace is None else (*paces, pace))
+
+    def _is_stuck(self, found: Recording) -> bool:
+        """Whether the net knows nothing of its batches, and no step teaches it.
+
+        On a plateau from which nets learn in the end, many look bad.
+        """
+        ignorance = self.probe.ignorance()
+        return query.is_stalled(found, self.limits) and (ignorance or 0.0) > _KNOWS_NOTHING
 
 
 def gets_nowhere(losses: Sequence[float]) -> bool:
@@ -103,35 +153,6 @@ def _runs_away(losses: Sequence[float]) -> bool:
         return True
     *before, last = _quarters(losses)
     return last > max(*before, _RUNAWAY * abs(losses[0]))
-
-
-def _looked_again(
-    probe: Probe,
-    recording: Recording,
-    early: Sequence[Step],
-    judge: Judge,
-    limits: Thresholds,
-) -> Recording | None:
-    """What the last steps of a course look like, where they confirm that it leads nowhere."""
-    between = len(recording.course) - len(early) - probe.made
-    probe.train(max(between, 0), again=True)
-    late = probe.look(len(early))
-    broken = _runs_away(recording.course)
-    # Of as many early steps as late ones, the second half is the late ones.
-    found = probe.recording((*(early if broken else early[: len(late)]), *late))
-    found = replace(found, course=recording.course)
-    if not broken and not _is_stuck(probe, found, limits):
-        return None
-    confirmed = any(broken or _lasts(each, late) for each in _critical(found, judge))
-    return found if confirmed else None
-
-
-def _is_stuck(probe: Probe, recording: Recording, limits: Thresholds) -> bool:
-    """Whether the net knows nothing of its batches, and no step teaches it.
-
-    On a plateau from which nets learn in the end, many look bad.
-    """
-    return query.is_stalled(recording, limits) and (probe.ignorance() or 0.0) > _KNOWS_NOTHING
 
 
 def _lasts(finding: Finding, steps: Sequence[Step]) -> bool:

@@ -337,6 +337,9 @@ class Recording:
         steps: One or more, in order; the last may have ended in NaN.
         course: The loss at each step that was made, where the net was followed beyond the steps
             that were measured; empty otherwise.
+        paces: The share of the loss that a step won by telling samples apart, at each look back
+            from a plateau: after a quarter of the course, and at its end.
+        unlearnt: As `unexplained`, at the end of the course, as a mean over all batches.
         batches: How many different batches they were made with.
         never_called: Modules that own parameters and did not run.
         without_effect: Layers that ran and received no gradient, and whose values do not reach the
@@ -364,6 +367,8 @@ class Recording:
     objective: str = "criterion"
     steps: tuple[Step, ...]
     course: tuple[float, ...] = ()
+    paces: tuple[float, ...] = ()
+    unlearnt: float | None = None
     batches: int = 1
     never_called: tuple[str, ...] = ()
     without_effect: tuple[str, ...] = ()

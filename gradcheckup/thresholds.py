@@ -61,8 +61,15 @@ class Thresholds:
         signal_progress: Share of the loss that a step has to win by telling samples apart, for that
             to be said: MLPs whose signal was wiped out won less than 1e-4 and failed.
         stalled_progress: The same share, of nets that were followed to a loss which has stopped
-            falling: below it they count as stuck. Those that learnt from such a plateau won 1.7e-6
-            and more, nearly all 1.2e-5; those that were spoilt less than 5e-7.
+            falling: below it they may be stuck, a tenth of the loss takes 5000 steps.
+        stalled_steps: They are where that will last longer than this many steps, as it has grown
+            from step 64 to 256. Of such plateaus, nets learnt within 500 steps from one that would
+            last 800, and within 2000 from one that would last 5500; those that did not learn within
+            2000 would last 6600 and more.
+        unlearnt_loss: Share of the loss, of what it is where the samples of a batch exchange the
+            model's outputs, below which a net that was followed to step 64 learns in spite of its
+            gradient or signal. Those that are flagged and fail keep 0.4 and more; those that are
+            flagged and learn keep 0 to 0.21, and two 0.7 and 1.
         saturation_slope: A pre-activation is saturated where the derivative is below this
             fraction of its maximum: |z| > 3.6 for sigmoid, 1.8 for tanh.
         saturation_warning: Share of saturated units that is worth a warning; a sigmoid net with
@@ -120,7 +127,9 @@ class Thresholds:
     signal_ratio_low: float = 0.02
     signal_kept: float = 0.05
     signal_progress: float = 1e-3
-    stalled_progress: float = 1e-6
+    stalled_progress: float = 2e-5
+    stalled_steps: float = 5000.0
+    unlearnt_loss: float = 0.25
     saturation_slope: float = 0.1
     saturation_warning: float = 0.5
     saturation_critical: float = 0.9

@@ -28,7 +28,7 @@ _SETTINGS = {
     "batches": ("N", "Batches that the steps go through in turn (default: one a step).", False),
     "follow": (
         "STEP",
-        "Follow the loss of a sound net to this step (default: 64, if small).",
+        "Follow the loss of a net to this step (default: 64, if small).",
         False,
     ),
     "seed": ("N", "First seed of the probes (default: 0).", False),

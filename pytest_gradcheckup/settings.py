@@ -29,7 +29,7 @@ class CheckSettings:
     Attributes:
         steps: Steps of each probe.
         batches: Batches of the data that these go through in turn; as many as steps where None.
-        follow: To which step the loss of a sound net is followed; None to leave it to its size.
+        follow: To which step the loss is followed; None to leave it to its size.
         seed: The first seed.
         seeds: With how many seeds to ask; they count up from `seed`.
         select: Codes, beginnings of codes or names of the rules to judge by; all when empty.

@@ -443,7 +443,7 @@ def test_explain_every_rule(run: Run, rule: Any) -> None:
     assert by_code.exit_code == by_name.exit_code == 0
     assert by_code.stdout == by_name.stdout
     said = " ".join(by_code.stdout.split())
-    for part in (rule.name, rule.formula, rule.default, rule.false_alarms, rule.remedy):
+    for part in (rule.name, rule.measured, rule.default, rule.false_alarms, rule.remedy):
         assert " ".join(part.split()) in said
     assert max(map(len, by_code.stdout.splitlines())) <= 80
 

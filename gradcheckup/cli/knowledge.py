@@ -69,7 +69,7 @@ def _find(word: str) -> Rule:
 def _explanation(rule: Rule, width: int) -> str:
     parts = [f"{rule.code} {rule.name}", _paragraph(rule.summary, width)]
     for heading, text in (
-        ("measured", rule.formula),
+        ("measured", rule.measured),
         ("limits", rule.default),
         ("false alarms", rule.false_alarms),
         ("what helps", rule.remedy),

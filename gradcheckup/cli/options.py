@@ -65,8 +65,8 @@ _OPTIONS = (
         "--follow",
         type=click.IntRange(min=0),
         metavar="STEP",
-        help="Where nothing critical shows, follow the loss to this step, and look again where it "
-        "gets nowhere; 0: do not.  [default: 64 for small nets]",
+        help="Follow the loss to this step: look again where it gets nowhere, acquit what learns "
+        "all the same; 0: do not.  [default: 64 for small nets]",
     ),
     click.option(
         "--seed",

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -230,13 +231,15 @@ class Bench:
             return None
         return self.ignorance(batch)
 
-    def ignorance(self, batch: Any) -> float | None:
-        """How much of the loss on a batch is left; see `Recording.unexplained`."""
+    def ignorance(self, *batches: Any) -> float | None:
+        """How much of the loss on some batches is left, as a mean; see `Recording.unexplained`."""
         try:
             with eager():
-                return unexplained(self.subject.model, partial(self._loss, batch))
+                left = [unexplained(self.subject.model, partial(self._loss, b)) for b in batches]
         except Exception:  # noqa: BLE001 - outputs that cannot be exchanged: one measure less
             return None
+        known = [each for each in left if each is not None]
+        return fmean(known) if known else None
 
     def accounted(self, batch: Any, steps: Sequence[Step]) -> float | None:
         """How much of what the outputs do to the user's own criterion its gradient accounts for."""

@@ -26,6 +26,19 @@ OnStep = Callable[[int, int], None]
 """Called with the number of finished steps and of all steps."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What comes of some further steps.
+
+    Attributes:
+        losses: Of each of them, up to one that is not finite.
+        unlearnt: What the net does not know of its batches then; see `Recording.unlearnt`.
+    """
+
+    losses: tuple[float, ...]
+    unlearnt: float | None
+
+
 @dataclass(slots=True, kw_only=True)
 class Probe:
     """A training of the subject that stops where a loss is not finite.
@@ -92,8 +105,8 @@ class Probe:
                     self._advance(planned)
         return tuple(losses)
 
-    def foresee(self, steps: int) -> tuple[float, ...]:
-        """The losses of some further steps, after which everything is as it was before them.
+    def foresee(self, steps: int) -> Outlook:
+        """What comes of some further steps, after which everything is as it was before them.
 
         Raises:
             ModelError: A step failed, or there is something that cannot be put back.
@@ -107,7 +120,10 @@ class Probe:
             except Exception as error:
                 raise ModelError(f"the model cannot be put back: {one_line(error)}") from error
             try:
-                return self.train(steps)
+                losses = self.train(steps)
+                finite = math.isfinite(losses[-1])
+                left = self.bench.ignorance(*self.batches) if finite else None
+                return Outlook(losses=losses, unlearnt=left)
             finally:
                 states.put_back()
                 self.made = made
@@ -117,8 +133,8 @@ class Probe:
         return self.bench.recording(steps, self.batches)
 
     def ignorance(self) -> float | None:
-        """How much the net knows of its first batch, as `Recording.unexplained`."""
-        return self.bench.ignorance(self.batches[0])
+        """How much the net knows of its batches, as `Recording.unlearnt`."""
+        return self.bench.ignorance(*self.batches)
 
     def _batch(self) -> Any:
         return self.batches[self.made % len(self.batches)]

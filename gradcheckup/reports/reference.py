@@ -32,7 +32,7 @@ def _section(rule: Rule) -> str:
     return (
         f"## {rule.code} {rule.name}\n\n"
         f"{rule.summary[0].upper()}{rule.summary[1:]}.\n\n"
-        f"- **Measured**: {rule.formula}\n"
+        f"- **Measured**: {rule.measured}\n"
         f"- **Limits**: {rule.default}\n"
         f"- **False alarms**: {rule.false_alarms}\n"
         f"- **What helps**: {rule.remedy}\n"

@@ -23,9 +23,21 @@ _USUAL_UPDATE = 1e-3
 
 
 def describe(finding: Finding, report: Report) -> list[str]:
-    """What was found, in one to three sentences."""
+    """What was found, in one to four sentences."""
     evidence = Evidence(finding, report)
-    return [sentence for sentence in _SENTENCES.get(finding.code, _other)(evidence) if sentence]
+    sentences = [*_SENTENCES.get(finding.code, _other)(evidence), _learnt(evidence)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def _learnt(evidence: Evidence) -> str:
+    """That it keeps the net from nothing, where it was followed."""
+    left, followed = evidence.figure("unlearnt"), evidence.figure("followed")
+    if left is None or followed is None:
+        return ""
+    return (
+        f"The net learns all the same: by step {followed:.0f} it knows {percent(1 - left)} of "
+        "what its batches ask for."
+    )
 
 
 def _losses(evidence: Evidence) -> str:
@@ -245,13 +257,15 @@ def _oversized(evidence: Evidence) -> list[str]:
 
 
 def _stalled(evidence: Evidence) -> list[str]:
-    won = evidence.finding.observed
+    won, left = evidence.finding.observed, evidence.figure("plateau_left")
     pace = f": a tenth of it takes {number(0.1 / won)} steps" if won and won > 0 else ""
+    lasts = f"lasts another {number(left)} steps" if left else "does not end"
     return [
         (
             "The outputs say nothing of the samples they belong to, and by telling them apart a "
             f"step wins {number(won)} of the loss{evidence.limit}{evidence.when}{pace}."
         ),
+        f"As this grows, the plateau {lasts}.",
         _losses(evidence),
     ]
 

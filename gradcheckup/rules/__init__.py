@@ -36,6 +36,7 @@ from gradcheckup.rules import (
     vanishing_gradient,
     zero_gradient,
 )
+from gradcheckup.rules.acquittal import acquitted
 from gradcheckup.rules.folding import fold
 from gradcheckup.rules.rule import Rule
 from gradcheckup.thresholds import Thresholds
@@ -90,7 +91,11 @@ def judge(
     recording: Recording, thresholds: Thresholds, rules: Iterable[Rule] = RULES
 ) -> tuple[Finding, ...]:
     """What the rules find in a recording: folded, with prescriptions, worst first."""
-    found = [finding for rule in rules for finding in rule.check(recording, thresholds)]
+    found = [
+        acquitted(finding, recording, thresholds) if rule.yields else finding
+        for rule in rules
+        for finding in rule.check(recording, thresholds)
+    ]
     return tuple(map(indicated, fold(found)))
 
 

@@ -130,4 +130,5 @@ RULE = Rule(
     false_alarms="A batch of identical samples has no signal anywhere and is not judged.",
     remedy="Larger initial weights (He, Xavier, LSUV), normalisation, skip connections.",
     check=check,
+    yields=True,
 )

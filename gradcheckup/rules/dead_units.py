@@ -95,4 +95,5 @@ RULE = Rule(
         "normalisation, Leaky ReLU or GELU."
     ),
     check=check,
+    yields=True,
 )

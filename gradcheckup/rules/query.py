@@ -15,6 +15,7 @@ _OWN_SIZE = (0.05, 20.0)
 _TREND = 3
 _CLIMB = 1.5
 _NEAR, _LOST, _STILL = 10, 5, 1.5
+_NEGLIGIBLE, _LEARNING = 1e-9, 1e-3
 
 
 def hidden(step: Step, role: Role) -> list[LayerRecord]:
@@ -229,9 +230,29 @@ def pace(recording: Recording) -> float | None:
 
 
 def is_stalled(recording: Recording, thresholds: Thresholds) -> bool:
-    """Whether no step teaches the net to tell samples apart; False where it was not measured."""
+    """Whether no step teaches the net to tell samples apart; False where it was not measured.
+
+    Where two looks were taken, also whether that will not change soon.
+    """
     found = pace(recording)
-    return found is not None and found < thresholds.stalled_progress
+    stands = found is not None and found < thresholds.stalled_progress
+    return stands and plateau_left(recording) > thresholds.stalled_steps
+
+
+def plateau_left(recording: Recording) -> float:
+    """Steps that a plateau still lasts, where a step wins more and more; inf with fewer looks.
+
+    Plateaus end at saddles, which are left exponentially (Saxe, McClelland & Ganguli 2014): as the
+    pace has grown from the first look to the last, so it goes on until a step wins a thousandth.
+    """
+    if len(recording.paces) < 2:
+        return math.inf
+    first, last = recording.paces[0], recording.paces[-1]
+    growth = last / max(first, _NEGLIGIBLE)
+    if growth <= 1:
+        return math.inf
+    between = len(recording.course) * 3 // 4
+    return between * max(math.log(_LEARNING / last) / math.log(growth), 0.0)
 
 
 def blindness(recording: Recording, thresholds: Thresholds) -> float | None:

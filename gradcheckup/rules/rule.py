@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from gradcheckup.records import Finding, Recording
 from gradcheckup.thresholds import Thresholds
 
+_YIELDING = (
+    "It is no more than a warning in a small net that was followed to step 64 and learns all the "
+    "same: its loss on at least 4 batches is less than unlearnt_loss of what it is where their "
+    "samples exchange the outputs."
+)
+
 Check = Callable[[Recording, Thresholds], Iterator[Finding]]
 
 
@@ -24,6 +30,7 @@ class Rule:
         false_alarms: Known ones, and what keeps them rare.
         remedy: What usually helps.
         check: The rule itself.
+        yields: Whether what it finds is no more than a warning in a net that learns all the same.
     """
 
     code: str
@@ -34,3 +41,9 @@ class Rule:
     false_alarms: str
     remedy: str
     check: Check
+    yields: bool = False
+
+    @property
+    def measured(self) -> str:
+        """The formula, and what else decides."""
+        return f"{self.formula} {_YIELDING}" if self.yields else self.formula

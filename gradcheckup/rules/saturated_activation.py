@@ -84,4 +84,5 @@ RULE = Rule(
     false_alarms="A layer that is meant to make hard decisions, as a binary code.",
     remedy="Smaller initial weights, normalisation before the activation, another activation.",
     check=check,
+    yields=True,
 )

@@ -185,4 +185,5 @@ RULE = Rule(
         "connections, or ReLU-like activations in place of sigmoid and tanh."
     ),
     check=check,
+    yields=True,
 )

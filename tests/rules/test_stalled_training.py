@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,17 +15,21 @@ from gradcheckup.rules.folding import fold
 from gradcheckup.thresholds import Thresholds
 
 Make = Callable[..., Any]
-LIMITS = Thresholds(stalled_progress=1e-6)
+LIMITS = Thresholds(stalled_progress=1e-6, stalled_steps=5000)
 
 
 @pytest.fixture
 def followed(step: Make, recording: Make, response: Make) -> Callable[..., Recording]:
-    """Two steps at first and two at the end of a course of 64, at each of which this is won."""
+    """Two steps at first and two at the end of a course of 256, at each of which this is won.
+
+    And this was won before, at step 64.
+    """
 
     def make(won: float | None, **values: Any) -> Recording:
         answer = None if won is None else response(2.3 * won)
-        steps = [replace(step(index, loss=2.3), response=answer) for index in (0, 1, 62, 63)]
-        made: Recording = recording(steps, **{"course": (2.3,) * 64, **values})
+        steps = [replace(step(index, loss=2.3), response=answer) for index in (0, 1, 254, 255)]
+        paces = () if won is None else (values.pop("before", won), won)
+        made: Recording = recording(steps, **{"course": (2.3,) * 256, "paces": paces, **values})
         return made
 
     return make
@@ -40,6 +45,12 @@ def followed(step: Make, recording: Make, response: Make) -> Callable[..., Recor
         (0.9e-6, {"course": ()}, False),  # eight steps do not tell
         (0.9e-6, {"rate_share": 0.5}, False),  # in the middle of a warm-up
         (0.9e-6, {"rate_share": 0.99}, True),
+        # 192 steps from look to look: 192 * ln(1e-3 / 0.9e-6) / ln(growth) is 5285 and 4824.
+        (0.9e-6, {"before": 0.9e-6 / 1.29}, True),
+        (0.9e-6, {"before": 0.9e-6 / 1.322}, False),
+        (0.9e-6, {"before": 1.2e-6}, True),  # slower and slower
+        (1e-10, {"before": -1e-9}, True),  # rounding
+        (0.9e-6, {"paces": (0.9e-6,)}, False),  # one look does not tell
     ],
 )
 def test_a_net_that_nothing_teaches(
@@ -47,7 +58,7 @@ def test_a_net_that_nothing_teaches(
 ) -> None:
     found = stalled_training.check(followed(won, **values), LIMITS)
     shown = [(each.severity.value, each.steps) for each in found]
-    assert shown == [("critical", (62, 63))] * flagged
+    assert shown == [("critical", (254, 255))] * flagged
 
 
 @pytest.mark.parametrize(("size", "flagged"), [(8e-3, False), (8e-7, True)])
@@ -65,6 +76,9 @@ def test_what_it_says(followed: Make) -> None:
     (found,) = (each for each in judge(followed(0.5e-6), LIMITS) if each.code == "GC305")
     assert found.prescriptions[0] == "optimizer"
     assert found.observed == pytest.approx(0.5e-6)
+    assert found.fact("plateau_left") is None
+    (found,) = stalled_training.check(followed(0.5e-6, before=0.5e-6 / 1.1), LIMITS)
+    assert found.fact("plateau_left") == pytest.approx(192 * math.log(2000) / math.log(1.1))
 
 
 @pytest.mark.parametrize(("severity", "lead"), [("critical", "GC101"), ("warning", "GC305")])

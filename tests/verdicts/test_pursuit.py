@@ -123,6 +123,45 @@ def test_a_plateau_from_which_a_net_learns_is_no_fault(
     assert share_right(model, batches) > 0.99
 
 
+def _small(weight: Tensor) -> None:
+    nn.init.normal_(weight, std=0.02)
+
+
+def test_a_plateau_that_is_left_late_is_no_fault(digits: Callable[..., Batches]) -> None:
+    """By step 64 next to nothing is learnt, but a little faster each time."""
+    build, optimizer = partial(stack, 128, 5, nn.SELU, init=_small), partial(SGD, lr=0.01)
+    report = gradcheckup.diagnose(build(), digits(), CE, optimizer=optimizer)
+    assert report.healthy
+    assert len(report.recording.course) == 4 * HORIZON
+    assert gets_nowhere(report.recording.course)
+
+    model = build()
+    assert len([*train(model, optimizer(model.parameters()), digits(), 1500)]) == 1500
+    assert share_right(model, digits()) > 0.95
+
+
+def test_a_gradient_that_explodes_and_is_got_over(digits: Callable[..., Batches]) -> None:
+    """Under Adam, whose steps do not follow the size of the gradient."""
+    build, adam = partial(stack, 256, 10, nn.ELU, init=_normal), partial(torch.optim.Adam, lr=1e-3)
+    data = digits(batch=128)
+    at_once = gradcheckup.diagnose(build(), data, CE, optimizer=adam, follow=0)
+    assert [each.code for each in at_once.at_least("critical")] == ["GC102"]
+
+    report = gradcheckup.diagnose(build(), data, CE, optimizer=adam)
+    assert report.healthy
+    (found,) = (each for each in report.findings if each.code == "GC102")
+    assert found.severity.value == "warning"
+    assert "learns all the same: by step 64 it knows" in " ".join(str(report).split())
+    assert [step.index for step in report.steps] == list(range(8))
+
+    # What one batch asks for, nets learn by heart.
+    assert not gradcheckup.diagnose(build(), data[0], CE, optimizer=adam).healthy
+
+    model = build()
+    assert len([*train(model, adam(model.parameters()), data, 500)]) == 500
+    assert share_right(model, data) > 0.95
+
+
 class Last(nn.Module):
     """Names the symbol that comes first in a sequence from the last output of two layers."""
 
@@ -347,8 +386,9 @@ def test_progress_never_runs_backwards(digits: Callable[..., Batches]) -> None:
         optimizer=partial(SGD, lr=1e-6),
         on_step=lambda *count: told.append(count),
     )
-    assert [done for done, _ in told] == list(range(1, 73))
-    assert [total for _, total in told] == [8] * 8 + [64] * 56 + [72] * 8
+    assert [done for done, _ in told] == list(range(1, 273))
+    totals = [8] * 8 + [64] * 56 + [72] * 8 + [264] * 192 + [272] * 8
+    assert [total for _, total in told] == totals
 
 
 @pytest.mark.parametrize("at", [5, 20, 70])
