@@ -40,7 +40,11 @@ _ACQUITTED = {rule.code for rule in RULES if rule.yields} | {"GC302"}
 _PATIENCE = 4
 """A loss that stands still is followed to this many times the horizon."""
 
+_FOR_GOOD = {"GC202"}
+"""What does not come back as a plateau ends: dead units."""
+
 _NOTICEABLE = 0.05
+_STILL = 0.005
 _PARTS = 4
 _RUNAWAY = 1e3
 _KNOWS_NOTHING = 0.9
@@ -63,7 +67,7 @@ def pursue(
     """
     early = probe.look(steps, settled_from=steps // 2)
     recording = probe.recording(early)
-    if query.is_fading(recording, limits) and _is_open(recording, judge):
+    if query.is_fading(recording, limits) and not _critical(recording, judge):
         recording = probe.recording((*early, *probe.look(steps)))
     horizon = _horizon(recording) if follow is None else follow
     if horizon <= probe.made or not _is_open(recording, judge):
@@ -100,8 +104,7 @@ class _Trail:
             if not self._is_stuck(found):
                 return recording
             paces = found.paces
-        late = found.settled
-        return found if any(_lasts(each, late) for each in critical) else recording
+        return found if self._lasts(found, critical) else recording
 
     def _look_back(
         self, course: tuple[float, ...], paces: tuple[float, ...], ahead: int
@@ -123,6 +126,15 @@ class _Trail:
         """
         ignorance = self.probe.ignorance()
         return query.is_stalled(found, self.limits) and (ignorance or 0.0) > _KNOWS_NOTHING
+
+    def _lasts(self, found: Recording, critical: Sequence[Finding]) -> bool:
+        """Whether anything critical stands at each step of a plateau that does not end soon."""
+        if not _stands_still(found.course):
+            return False
+        late = {step.index for step in found.settled}
+        lasting = {each.code for each in critical if late <= set(each.steps)}
+        ends = query.plateau_left(found) <= self.limits.stalled_steps
+        return bool(lasting & _FOR_GOOD if ends else lasting)
 
 
 def gets_nowhere(losses: Sequence[float]) -> bool:
@@ -147,16 +159,18 @@ def _quarters(losses: Sequence[float]) -> list[float]:
     return [fmean(losses[-k * size :][:size]) for k in range(_PARTS, 0, -1)]
 
 
+def _stands_still(losses: Sequence[float]) -> bool:
+    """Whether the last two quarters are the same."""
+    *_, before, last = _quarters(losses)
+    return abs(last - before) <= _STILL * abs(before)
+
+
 def _runs_away(losses: Sequence[float]) -> bool:
     """Whether a loss is not finite at last, or far above where it began and rising."""
     if not math.isfinite(losses[-1]):
         return True
     *before, last = _quarters(losses)
     return last > max(*before, _RUNAWAY * abs(losses[0]))
-
-
-def _lasts(finding: Finding, steps: Sequence[Step]) -> bool:
-    return {step.index for step in steps} <= set(finding.steps)
 
 
 def _is_open(recording: Recording, judge: Judge) -> bool:

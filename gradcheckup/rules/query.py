@@ -15,7 +15,7 @@ _OWN_SIZE = (0.05, 20.0)
 _TREND = 3
 _CLIMB = 1.5
 _NEAR, _LOST, _STILL = 10, 5, 1.5
-_NEGLIGIBLE, _LEARNING = 1e-9, 1e-3
+_NEGLIGIBLE, _LEARNING = 1e-8, 1e-3
 
 
 def hidden(step: Step, role: Role) -> list[LayerRecord]:
@@ -230,13 +230,9 @@ def pace(recording: Recording) -> float | None:
 
 
 def is_stalled(recording: Recording, thresholds: Thresholds) -> bool:
-    """Whether no step teaches the net to tell samples apart; False where it was not measured.
-
-    Where two looks were taken, also whether that will not change soon.
-    """
+    """Whether no step teaches the net to tell samples apart; False where it was not measured."""
     found = pace(recording)
-    stands = found is not None and found < thresholds.stalled_progress
-    return stands and plateau_left(recording) > thresholds.stalled_steps
+    return found is not None and found < thresholds.stalled_progress
 
 
 def plateau_left(recording: Recording) -> float:

@@ -16,6 +16,9 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     waited = recording.late and len(recording.paces) > 1
     if not waited or not query.is_stalled(recording, thresholds):
         return
+    left = query.plateau_left(recording)
+    if left <= thresholds.stalled_steps:
+        return
     if query.is_adaptive(recording):  # Adam's steps do not shrink with the gradient
         return
     evidence: list[tuple[str, float | int | str]] = [
@@ -24,7 +27,6 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         ("loss_last", recording.steps[-1].loss),
         ("optimizer", recording.optimizer),
     ]
-    left = query.plateau_left(recording)
     if math.isfinite(left):
         evidence.append(("plateau_left", left))
     yield Finding(
