@@ -45,6 +45,7 @@ _FOR_GOOD = {"GC202"}
 
 _NOTICEABLE = 0.05
 _STILL = 0.005
+"""By how much of the loss the last quarters of a plateau may differ."""
 _PARTS = 4
 _RUNAWAY = 1e3
 _KNOWS_NOTHING = 0.9
@@ -104,7 +105,7 @@ class _Trail:
             if not self._is_stuck(found):
                 return recording
             paces = found.paces
-        return found if self._lasts(found, critical) else recording
+        return found if lasts(found, critical, self.limits) else recording
 
     def _look_back(
         self, course: tuple[float, ...], paces: tuple[float, ...], ahead: int
@@ -127,14 +128,22 @@ class _Trail:
         ignorance = self.probe.ignorance()
         return query.is_stalled(found, self.limits) and (ignorance or 0.0) > _KNOWS_NOTHING
 
-    def _lasts(self, found: Recording, critical: Sequence[Finding]) -> bool:
-        """Whether anything critical stands at each step of a plateau that does not end soon."""
-        if not _stands_still(found.course):
-            return False
-        late = {step.index for step in found.settled}
-        lasting = {each.code for each in critical if late <= set(each.steps)}
-        ends = query.plateau_left(found) <= self.limits.stalled_steps
-        return bool(lasting & _FOR_GOOD if ends else lasting)
+
+def lasts(found: Recording, critical: Sequence[Finding], limits: Thresholds) -> bool:
+    """Whether anything critical stands at each late step of a plateau that does not end soon.
+
+    Args:
+        found: Its settled steps are the late ones.
+        critical: What the rules find there.
+        limits: For when a plateau ends soon.
+    """
+    *_, before, last = _quarters(found.course)
+    if abs(last - before) > _STILL * abs(before):
+        return False
+    late = {step.index for step in found.settled}
+    lasting = {each.code for each in critical if late <= set(each.steps)}
+    ends = query.plateau_left(found) <= limits.stalled_steps
+    return bool(lasting & _FOR_GOOD if ends else lasting)
 
 
 def gets_nowhere(losses: Sequence[float]) -> bool:
@@ -157,12 +166,6 @@ def _quarters(losses: Sequence[float]) -> list[float]:
     """Means of the last four quarters."""
     size = len(losses) // _PARTS
     return [fmean(losses[-k * size :][:size]) for k in range(_PARTS, 0, -1)]
-
-
-def _stands_still(losses: Sequence[float]) -> bool:
-    """Whether the last two quarters are the same."""
-    *_, before, last = _quarters(losses)
-    return abs(last - before) <= _STILL * abs(before)
 
 
 def _runs_away(losses: Sequence[float]) -> bool:

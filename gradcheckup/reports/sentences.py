@@ -259,13 +259,16 @@ def _oversized(evidence: Evidence) -> list[str]:
 def _stalled(evidence: Evidence) -> list[str]:
     won, left = evidence.finding.observed, evidence.figure("plateau_left")
     pace = f": a tenth of it takes {number(0.1 / won)} steps" if won and won > 0 else ""
-    lasts = f"lasts another {number(left)} steps" if left else "does not end"
+    since = len(evidence.report.recording.course) // 4
+    lasts = (
+        f"As fast as this grows, the plateau lasts another {number(left)} steps." if left else ""
+    )
     return [
         (
             "The outputs say nothing of the samples they belong to, and by telling them apart a "
             f"step wins {number(won)} of the loss{evidence.limit}{evidence.when}{pace}."
         ),
-        f"As this grows, the plateau {lasts}.",
+        lasts or f"This has not grown since step {since}.",
         _losses(evidence),
     ]
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import gradcheckup
-from gradcheckup.pursuit import HORIZON, gets_nowhere
+from gradcheckup.pursuit import HORIZON, gets_nowhere, lasts
+from gradcheckup.records import Finding, Recording, Severity, Step
 
 Batches = list[tuple[Tensor, Tensor]]
 CE = nn.CrossEntropyLoss()
@@ -69,6 +70,7 @@ def share_right(model: nn.Module, batches: Batches) -> float:
 SPOILT = {
     "units die": (lambda: stack(16, 3, nn.ReLU, init=_normal), 32, "GC202"),
     "signals collapse": (lambda: stack(64, 13, nn.GELU, norm=nn.LayerNorm), 32, "GC101"),
+    "units die in depth": (lambda: stack(32, 30, nn.ReLU, init=_he), 128, "GC202"),
     "it runs away": (lambda: stack(128, 6, nn.SELU), 32, "GC102"),
     "it runs away, deep": (lambda: stack(32, 25, nn.LeakyReLU, init=_he), 64, "GC102"),
 }
@@ -249,6 +251,29 @@ def test_what_is_measured_first_knows_nothing_of_what_is_seen_later(
 )
 def test_a_loss_that_gets_nowhere(losses: list[float], expected: bool) -> None:
     assert gets_nowhere(losses) is expected
+
+
+@pytest.mark.parametrize(
+    ("code", "steps", "grown", "rise", "expected"),
+    [
+        ("GC101", {6, 7}, 1.1, 0.0, True),
+        ("GC101", {7}, 1.1, 0.0, False),  # not at each late step
+        ("GC101", {6, 7}, 5.0, 0.0, False),  # it ends in 192 * ln(200) / ln(5) = 632 steps
+        ("GC202", {6, 7}, 5.0, 0.0, True),  # dead units stay dead
+        ("GC202", {6, 7}, 1.1, 0.006, False),  # no plateau
+        ("GC101", {6, 7}, 1.1, 0.004, True),
+    ],
+)
+def test_what_lasts_on_a_plateau(
+    code: str, steps: set[int], grown: float, rise: float, expected: bool
+) -> None:
+    made = [Step(index=index, loss=2.3, layers=(), parameters=()) for index in (0, 1, 6, 7)]
+    course = (2.3,) * 192 + (2.3 * (1 + rise),) * 64
+    paces = (5e-6 / grown, 5e-6)
+    found = Recording(model="Net", optimizer="SGD", steps=tuple(made), course=course, paces=paces)
+    critical = Finding(code=code, rule="", severity=Severity.CRITICAL, steps=tuple(steps))
+    limits = gradcheckup.Thresholds(stalled_steps=5000)
+    assert lasts(found, [critical], limits) is expected
 
 
 def test_heavy_nets_are_followed_only_when_asked() -> None:
