@@ -259,16 +259,16 @@ def _oversized(evidence: Evidence) -> list[str]:
 def _stalled(evidence: Evidence) -> list[str]:
     won, left = evidence.finding.observed, evidence.figure("plateau_left")
     pace = f": a tenth of it takes {number(0.1 / won)} steps" if won and won > 0 else ""
-    since = len(evidence.report.recording.course) // 4
-    lasts = (
-        f"As fast as this grows, the plateau lasts another {number(left)} steps." if left else ""
-    )
+    if left:
+        growth = f"As fast as this grows, the plateau lasts another {number(left)} steps."
+    else:
+        growth = f"This has not grown since step {len(evidence.report.recording.course) // 4}."
     return [
         (
             "The outputs say nothing of the samples they belong to, and by telling them apart a "
             f"step wins {number(won)} of the loss{evidence.limit}{evidence.when}{pace}."
         ),
-        lasts or f"This has not grown since step {since}.",
+        growth,
         _losses(evidence),
     ]
 
