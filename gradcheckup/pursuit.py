@@ -95,14 +95,19 @@ class _Trail:
         for goal in (horizon, _PATIENCE * horizon):
             outlook = self.probe.foresee(goal - self.probe.made)
             course += outlook.losses
+            broken = _runs_away(course)
+            if broken and paces:  # who has waited so long is judged by where it stood before
+                return recording
             recording = replace(recording, course=course, unlearnt=outlook.unlearnt)
-            if _critical(recording, self.judge) or not gets_nowhere(course):
+            ignorant = (outlook.unlearnt or 0.0) > _KNOWS_NOTHING
+            if _critical(recording, self.judge) or not (ignorant or gets_nowhere(course)):
                 return recording
             found = self._look_back(course, paces, len(outlook.losses))
             critical = _critical(found, self.judge)
-            if _runs_away(course):
+            if broken:
                 return found if critical else recording
-            if not self._is_stuck(found):
+            # On a plateau from which nets learn in the end, many look bad.
+            if not (ignorant and query.is_stalled(found, self.limits)):
                 return recording
             paces = found.paces
         return found if lasts(found, critical, self.limits) else recording
@@ -119,14 +124,6 @@ class _Trail:
         found = probe.recording((*before, *late))
         pace = query.pace(found)
         return replace(found, course=course, paces=paces if pace is None else (*paces, pace))
-
-    def _is_stuck(self, found: Recording) -> bool:
-        """Whether the net knows nothing of its batches, and no step teaches it.
-
-        On a plateau from which nets learn in the end, many look bad.
-        """
-        ignorance = self.probe.ignorance()
-        return query.is_stalled(found, self.limits) and (ignorance or 0.0) > _KNOWS_NOTHING
 
 
 def lasts(found: Recording, critical: Sequence[Finding], limits: Thresholds) -> bool:

@@ -132,10 +132,6 @@ class Probe:
         """What is known now, after these steps were measured."""
         return self.bench.recording(steps, self.batches)
 
-    def ignorance(self) -> float | None:
-        """How much the net knows of its batches, as `Recording.unlearnt`."""
-        return self.bench.ignorance(*self.batches)
-
     def _batch(self) -> Any:
         return self.batches[self.made % len(self.batches)]
 

@@ -232,7 +232,7 @@ def pace(recording: Recording) -> float | None:
 def is_stalled(recording: Recording, thresholds: Thresholds) -> bool:
     """Whether no step teaches the net to tell samples apart; False where it was not measured."""
     found = pace(recording)
-    return found is not None and found < thresholds.stalled_progress
+    return found is not None and abs(found) < thresholds.stalled_progress
 
 
 def plateau_left(recording: Recording) -> float:
