@@ -3,8 +3,8 @@
 Some nets look sound at first and are spoilt after twenty or fifty steps: the loss runs away, or
 units die and signals collapse one by one until it stands still. Others look bad and learn all the
 same. So the loss of small nets is followed further. Where it has stopped falling, or is not finite
-any more, the steps that led there are made again and measured; where it stands still, once more
-after some patience. And what the net has learnt by then may acquit it.
+any more, the steps that led there are made again and measured; where nothing has been learnt, once
+more after some patience. And what has been learnt may acquit a net.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ACQUITTED = {rule.code for rule in RULES if rule.yields} | {"GC302"}
 """What a longer course may acquit."""
 
 _PATIENCE = 4
-"""A loss that stands still is followed to this many times the horizon."""
+"""A net that knows nothing by the horizon is followed to this many times as far."""
 
 _FOR_GOOD = {"GC202"}
 """What does not come back as a plateau ends: dead units."""
@@ -62,7 +62,7 @@ def pursue(
         probe: Without a step yet.
         steps: How many to measure.
         follow: To how many in all the loss is followed; None for `HORIZON` where the net is small.
-            To `_PATIENCE` times as many where it stands still.
+            To `_PATIENCE` times as many where nothing is learnt by then.
         judge: What the rules find.
         limits: That they judge by.
     """
@@ -89,7 +89,7 @@ class _Trail:
     limits: Thresholds
 
     def follow(self, recording: Recording, horizon: int) -> Recording:
-        """What is known at the horizon, or of a loss that stands still, after more patience."""
+        """What is known at the horizon, or after more patience where nothing is learnt by then."""
         course = tuple(step.loss for step in recording.steps)
         paces: tuple[float, ...] = ()
         for goal in (horizon, _PATIENCE * horizon):
@@ -169,6 +169,8 @@ def _runs_away(losses: Sequence[float]) -> bool:
     """Whether a loss is not finite at last, or far above where it began and rising."""
     if not math.isfinite(losses[-1]):
         return True
+    if len(losses) < _PARTS:
+        return False
     *before, last = _quarters(losses)
     return last > max(*before, _RUNAWAY * abs(losses[0]))
 

@@ -45,10 +45,10 @@ RULE = Rule(
     name="stalled-training",
     summary="the loss stands still, and no step tells samples apart",
     formula=(
-        "Of a small net that was followed to step 64 and whose loss has stopped falling, at step "
-        "64 and again at step 256: where exchanging its outputs among the samples changes the loss "
-        "by less than a tenth, the share of the loss that a step wins, to first order, by telling "
-        "samples apart (see GC101), as a median over eight steps, below stalled_progress; where it "
+        "Of a small net that was followed, at step 64 and again at step 256: where exchanging its "
+        "outputs among the samples changes the loss by less than a tenth, the share of the loss "
+        "that a step wins, to first order, by telling samples apart (see GC101), as a median over "
+        "eight steps, below stalled_progress; where the loss has stopped falling, and the share "
         "grows so slowly from one look to the other that a step wins a thousandth only after more "
         "than stalled_steps further ones (plateaus end at saddles, which are left exponentially; "
         "Saxe, McClelland & Ganguli 2014); under an optimizer whose steps follow the size of the "

@@ -284,6 +284,16 @@ def test_heavy_nets_are_followed_only_when_asked() -> None:
     assert len(gradcheckup.diagnose(net, batch, CE, steps=2, follow=4).recording.course) == 4
 
 
+@pytest.mark.parametrize("follow", [1, 2, 3, 5])
+def test_a_horizon_too_near_to_tell(digits: Callable[..., Batches], follow: int) -> None:
+    sgd = partial(SGD, lr=1e-6)
+    report = gradcheckup.diagnose(
+        stack(16, 2, nn.ReLU), digits(), CE, optimizer=sgd, steps=1, follow=follow
+    )
+    assert report.healthy
+    assert report.steps[0].index == 0
+
+
 def test_a_loss_that_can_be_computed_so_often_and_no_more(digits: Callable[..., Batches]) -> None:
     """It is judged by the steps that it lasts for."""
     left = iter(range(20))
