@@ -269,7 +269,6 @@ def _stalled(evidence: Evidence) -> list[str]:
             f"step wins {number(won)} of the loss{evidence.limit}{evidence.when}{pace}."
         ),
         growth,
-        _losses(evidence),
     ]
 
 
