@@ -98,9 +98,12 @@ class _Trail:
             broken = _runs_away(course)
             if broken and paces:  # who has waited so long is judged by where it stood before
                 return recording
-            recording = replace(recording, course=course, unlearnt=outlook.unlearnt)
+            followed = replace(recording, course=course, unlearnt=outlook.unlearnt)
+            if _critical(followed, self.judge):  # nothing that follows changes the verdict
+                return recording
+            recording = followed
             ignorant = (outlook.unlearnt or 0.0) > _KNOWS_NOTHING
-            if _critical(recording, self.judge) or not (ignorant or gets_nowhere(course)):
+            if not (ignorant or gets_nowhere(course)):
                 return recording
             found = self._look_back(course, paces, len(outlook.losses))
             critical = _critical(found, self.judge)
