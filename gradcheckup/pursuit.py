@@ -48,7 +48,6 @@ _STILL = 0.005
 """By how much of the loss the last quarters of a plateau may differ."""
 _PARTS = 4
 _RUNAWAY = 1e3
-_KNOWS_NOTHING = 0.9
 
 Judge = Callable[[Recording], tuple[Finding, ...]]
 
@@ -102,7 +101,7 @@ class _Trail:
             if _critical(followed, self.judge):  # nothing that follows changes the verdict
                 return recording
             recording = followed
-            ignorant = (outlook.unlearnt or 0.0) > _KNOWS_NOTHING
+            ignorant = query.knows_nothing(recording)
             if not (ignorant or gets_nowhere(course)):
                 return recording
             found = self._look_back(course, paces, len(outlook.losses))

@@ -27,7 +27,8 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     lasting = all(step in large for step in recording.settled)
     invariant = _scale_invariant(recording.steps[0])
     wrecking = any(any(_above(step, limit, empty | invariant)) for step in large)
-    if last < first or not (lasting or (diverged and wrecking)):
+    got_over = last < first and not query.knows_nothing(recording)
+    if got_over or not (lasting or (diverged and wrecking)):
         return
     layers = list(_above(large[-1], limit, empty))
     worst = max(layers, key=lambda layer: layer.update_ratio or 0.0)
@@ -78,11 +79,11 @@ RULE = Rule(
     summary="steps that replace the weights instead of improving them",
     formula=(
         "Update ratio ||dW|| / ||W|| of a hidden weight layer above oversized_update, while the "
-        "loss does not end below where it began (after 64 steps, where the net was followed) and "
-        "either diverged on the way (not finite, or above loss_growth times its first value), or "
-        "such updates last over the second half of the probe. In front of a norm only those that "
-        "last count: there an update that is too large lengthens the weights, and shortens the "
-        "next ones."
+        "loss does not end below where it began (after 64 steps, where the net was followed; what "
+        "then knows nothing of its batches has only come back to chance) and either diverged on "
+        "the way (not finite, or above loss_growth times its first value), or such updates last "
+        "over the second half of the probe. In front of a norm only those that last count: there "
+        "an update that is too large lengthens the weights, and shortens the next ones."
     ),
     default=(
         "oversized_update = 1.0, loss_growth = 2: usual updates are 1e-3 of the weights; "

@@ -16,6 +16,7 @@ _TREND = 3
 _CLIMB = 1.5
 _NEAR, _LOST, _STILL = 10, 5, 1.5
 _NEGLIGIBLE, _LEARNING = 1e-8, 1e-3
+_NOTHING = 0.9
 
 
 def hidden(step: Step, role: Role) -> list[LayerRecord]:
@@ -281,6 +282,11 @@ def has_learnt(recording: Recording, thresholds: Thresholds) -> bool:
     """Whether next to nothing is left to learn, so that weights which stand still are no fault."""
     left = recording.unexplained
     return left is not None and left < thresholds.unexplained_loss
+
+
+def knows_nothing(recording: Recording) -> bool:
+    """Whether a net that was followed knew next to nothing of its batches then."""
+    return (recording.unlearnt or 0.0) > _NOTHING
 
 
 def asks_for_nothing(recording: Recording) -> bool:

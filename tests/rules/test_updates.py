@@ -81,6 +81,19 @@ def test_oversized_update(
     assert [each.code for each in found] == ["GC302"] * flagged
 
 
+@pytest.mark.parametrize(
+    ("last", "unlearnt", "flagged"),
+    [(0.9, 0.5, False), (0.9, None, False), (0.9, 0.95, True), (1.1, 0.5, True)],
+)
+def test_what_follows_an_oversized_update(
+    with_updates: Make, last: float, unlearnt: float | None, flagged: bool
+) -> None:
+    """It is got over where the loss ends lower, unless that is what a net at chance has."""
+    made = with_updates(2.0, 0.1, 0.1, 0.1, losses=(1.0, 5.0, 5.0, 5.0))
+    made = replace(made, course=(*[5.0] * 63, last), unlearnt=unlearnt)
+    assert bool(list(oversized_update.check(made, LIMITS))) is flagged
+
+
 @pytest.mark.parametrize(("last", "flagged"), [(0.1, False), (1.2, True)])
 def test_one_peak_in_front_of_a_norm_is_none(
     layer: Make, step: Make, recording: Make, *, last: float, flagged: bool
