@@ -1,10 +1,10 @@
-"""How far a probe goes: until what flows has settled, and to where a loss that gets nowhere is.
+"""How far a probe goes: until what flows has settled, and to what becomes of the net then.
 
 Some nets look sound at first and are spoilt after twenty or fifty steps: the loss runs away, or
 units die and signals collapse one by one until it stands still. Others look bad and learn all the
-same. So the loss of small nets is followed further. Where it has stopped falling, or is not finite
-any more, the steps that led there are made again and measured; where nothing has been learnt, once
-more after some patience. And what has been learnt may acquit a net.
+same. So small nets are followed further. Where the loss is not finite any more, or nothing has been
+learnt by then, the steps that led there are made again and measured; and where nothing has been
+learnt, once more after some patience. What has been learnt may acquit a net.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ _PATIENCE = 4
 _FOR_GOOD = {"GC202"}
 """What does not come back as a plateau ends: dead units."""
 
-_NOTICEABLE = 0.05
 _STILL = 0.005
 """By how much of the loss the last quarters of a plateau may differ."""
 _PARTS = 4
@@ -89,43 +88,42 @@ class _Trail:
 
     def follow(self, recording: Recording, horizon: int) -> Recording:
         """What is known at the horizon, or after more patience where nothing is learnt by then."""
-        course = tuple(step.loss for step in recording.steps)
-        paces: tuple[float, ...] = ()
-        for goal in (horizon, _PATIENCE * horizon):
-            outlook = self.probe.foresee(goal - self.probe.made)
-            course += outlook.losses
-            broken = _runs_away(course)
-            if broken and paces:  # who has waited so long is judged by where it stood before
-                return recording
-            followed = replace(recording, course=course, unlearnt=outlook.unlearnt)
-            if _critical(followed, self.judge):  # nothing that follows changes the verdict
-                return recording
-            recording = followed
-            ignorant = query.knows_nothing(recording)
-            if not (ignorant or gets_nowhere(course)):
-                return recording
-            found = self._look_back(course, paces, len(outlook.losses))
-            critical = _critical(found, self.judge)
-            if broken:
-                return found if critical else recording
-            # On a plateau from which nets learn in the end, many look bad.
-            if not (ignorant and query.is_stalled(found, self.limits)):
-                return recording
-            paces = found.paces
-        return found if lasts(found, critical, self.limits) else recording
-
-    def _look_back(
-        self, course: tuple[float, ...], paces: tuple[float, ...], ahead: int
-    ) -> Recording:
-        """The last steps of a course, made again and measured."""
-        probe, early = self.probe, self.early
-        probe.train(max(ahead - len(early), 0), again=True)
-        late = probe.look(len(early))
-        # Of as many early steps as late ones, the second half is the late ones.
-        before = early if _runs_away(course) else early[: len(late)]
-        found = probe.recording((*before, *late))
+        outlook = self.probe.foresee(horizon - self.probe.made)
+        course = (*(step.loss for step in recording.steps), *outlook.losses)
+        followed = replace(recording, course=course, unlearnt=outlook.unlearnt)
+        if _critical(followed, self.judge):  # nothing that follows changes the verdict
+            return recording
+        broken = _runs_away(course)
+        if not (broken or query.knows_nothing(followed)):
+            return followed
+        self.probe.train(max(len(outlook.losses) - len(self.early), 0), again=True)
+        found = replace(self._look(), course=course)
+        if broken:
+            return found if _critical(found, self.judge) else followed
         pace = query.pace(found)
-        return replace(found, course=course, paces=paces if pace is None else (*paces, pace))
+        return followed if pace is None else self._wait(followed, pace)
+
+    def _look(self) -> Recording:
+        """Of as many early steps as late ones, so that the second half is the late ones."""
+        return self.probe.recording((*self.early, *self.probe.look(len(self.early))))
+
+    def _wait(self, recording: Recording, before: float) -> Recording:
+        """What has become of a net that knew nothing, and learnt at some pace."""
+        ahead = (_PATIENCE - 1) * len(recording.course)
+        losses = self.probe.train(ahead - len(self.early))
+        found = self._look()
+        late = tuple(step.loss for step in found.settled)
+        course = (*recording.course, *losses, *late)
+        if _runs_away(course):  # after so long it is judged by where it stood before
+            return recording
+        left = self.probe.ignorance()
+        paces = (before, query.pace(found) or math.nan)
+        found = replace(found, course=course, unlearnt=left, paces=paces)
+        # On a plateau from which nets learn in the end, many look bad.
+        stuck = query.knows_nothing(found) and query.is_stalled(found, self.limits)
+        if stuck and lasts(found, _critical(found, self.judge), self.limits):
+            return found
+        return replace(recording, course=course, unlearnt=left)
 
 
 def lasts(found: Recording, critical: Sequence[Finding], limits: Thresholds) -> bool:
@@ -143,22 +141,6 @@ def lasts(found: Recording, critical: Sequence[Finding], limits: Thresholds) -> 
     lasting = {each.code for each in critical if late <= set(each.steps)}
     ends = query.plateau_left(found) <= limits.stalled_steps
     return bool(lasting & _FOR_GOOD if ends else lasting)
-
-
-def gets_nowhere(losses: Sequence[float]) -> bool:
-    """Whether a loss is not finite at last, or in its last quarter no lower than it was before.
-
-    Lower by a twentieth, that is, than in the best of the other quarters.
-
-    Args:
-        losses: Of all steps, in order.
-    """
-    if not math.isfinite(losses[-1]):
-        return True
-    if len(losses) < _PARTS:
-        return False
-    *before, last = _quarters(losses)
-    return last > min(before) - _NOTICEABLE * abs(min(before))
 
 
 def _quarters(losses: Sequence[float]) -> list[float]:

@@ -61,7 +61,7 @@ class Thresholds:
         signal_progress: Share of the loss that a step has to win by telling samples apart, for that
             to be said: MLPs whose signal was wiped out won less than 1e-4 and failed.
         stalled_progress: The same share, of nets that were followed to a loss which has stopped
-            falling: below it they may be stuck, a tenth of the loss takes 5000 steps.
+            falling: below it they may be stuck, a tenth of the loss takes 2500 steps.
         stalled_steps: They are where that will last longer than this many steps, as it has grown
             from step 64 to 256. Of such plateaus, nets learnt within 500 steps from one that would
             last 800, and within 2000 from one that would last 5500; those that did not learn within
@@ -127,7 +127,7 @@ class Thresholds:
     signal_ratio_low: float = 0.02
     signal_kept: float = 0.05
     signal_progress: float = 1e-3
-    stalled_progress: float = 2e-5
+    stalled_progress: float = 4e-5
     stalled_steps: float = 5000.0
     unlearnt_loss: float = 0.25
     saturation_slope: float = 0.1

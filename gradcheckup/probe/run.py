@@ -132,6 +132,10 @@ class Probe:
         """What is known now, after these steps were measured."""
         return self.bench.recording(steps, self.batches)
 
+    def ignorance(self) -> float | None:
+        """How much the net does not know of its batches now; see `Recording.unlearnt`."""
+        return self.bench.ignorance(*self.batches)
+
     def _batch(self) -> Any:
         return self.batches[self.made % len(self.batches)]
 

@@ -27,7 +27,8 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     lasting = all(step in large for step in recording.settled)
     invariant = _scale_invariant(recording.steps[0])
     wrecking = any(any(_above(step, limit, empty | invariant)) for step in large)
-    got_over = last < first and not query.knows_nothing(recording)
+    followed = last < first and not query.knows_nothing(recording)
+    got_over = recording.steps[-1].loss < first or followed
     if got_over or not (lasting or (diverged and wrecking)):
         return
     layers = list(_above(large[-1], limit, empty))

@@ -45,18 +45,18 @@ RULE = Rule(
     name="stalled-training",
     summary="the loss stands still, and no step tells samples apart",
     formula=(
-        "Of a small net that was followed, at step 64 and again at step 256: where exchanging its "
-        "outputs among the samples changes the loss by less than a tenth, the share of the loss "
-        "that a step wins, to first order, by telling samples apart (see GC101), as a median over "
-        "eight steps, below stalled_progress; where the loss has stopped falling, and the share "
-        "grows so slowly from one look to the other that a step wins a thousandth only after more "
+        "Of a small net that was followed, where at step 64 and at step 256 exchanging its outputs "
+        "among the samples changes the loss by less than a tenth: the share of the loss that a "
+        "step wins, to first order, by telling samples apart (see GC101), as a median over eight "
+        "steps, below stalled_progress at step 256; where the loss has stopped falling, and the "
+        "share has grown so slowly since step 64 that a step wins a thousandth only after more "
         "than stalled_steps further ones (plateaus end at saddles, which are left exponentially; "
         "Saxe, McClelland & Ganguli 2014); under an optimizer whose steps follow the size of the "
         "gradient (SGD). Where a scheduler holds the learning rate below the one it started from, "
         "it is scaled up to that."
     ),
     default=(
-        "stalled_progress = 2e-5: a tenth of the loss takes 5000 steps. stalled_steps = 5000. Of "
+        "stalled_progress = 4e-5: a tenth of the loss takes 2500 steps. stalled_steps = 5000. Of "
         "the plateaus of 1900 nets, those from which a net learnt with SGD within 2000 steps grew "
         "from step 64 to 256 by a half and more, a CNN at 1e-6 by 5.2; but for one (1.23, which "
         "makes 5500 steps). Of those that did not learn within 2000 steps, LSTMs and GRUs that "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import gradcheckup
-from gradcheckup.pursuit import HORIZON, gets_nowhere, lasts
+from gradcheckup.pursuit import HORIZON, lasts
 from gradcheckup.records import Finding, Recording, Severity, Step
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -116,8 +116,8 @@ def test_a_plateau_from_which_a_net_learns_is_no_fault(
     batches, optimizer = digits(), partial(SGD, lr=rate)
     report = gradcheckup.diagnose(build(), batches, CE, optimizer=optimizer)
     assert report.healthy
-    assert len(report.recording.course) == HORIZON
-    assert gets_nowhere(report.recording.course), "it learns at once: nothing is tested"
+    *_, before, last = (sum(report.recording.course[at : at + 16]) for at in (32, 48))
+    assert last > 0.95 * before, "it learns at once: nothing is tested"
     assert [step.index for step in report.steps][:8] == list(range(8))
 
     model = build()
@@ -135,7 +135,7 @@ def test_a_plateau_that_is_left_late_is_no_fault(digits: Callable[..., Batches])
     report = gradcheckup.diagnose(build(), digits(), CE, optimizer=optimizer)
     assert report.healthy
     assert len(report.recording.course) == 4 * HORIZON
-    assert gets_nowhere(report.recording.course)
+    assert (report.recording.unlearnt or 0.0) > 0.9
 
     model = build()
     assert len([*train(model, optimizer(model.parameters()), digits(), 1500)]) == 1500
@@ -231,26 +231,6 @@ def test_what_is_measured_first_knows_nothing_of_what_is_seen_later(
     assert reports[2].recording.course[:24] == reports[1].recording.course
     assert model.calls == 0
     assert all(bool((value == before[key]).all()) for key, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("losses", "expected"),
-    [
-        ([2.0] * 48 + [1.8] * 16, False),
-        ([2.0] * 48 + [1.95] * 16, True),
-        ([2.0] * 63 + [math.nan], True),
-        ([2.0] * 63 + [math.inf], True),
-        ([-1.0] * 48 + [-2.0] * 16, False),
-        ([-2.0] * 48 + [-1.0] * 16, True),
-        # Back from a peak, and no lower than before it.
-        ([2.0] * 32 + [9.0] * 16 + [2.0] * 16, True),
-        ([9.0] * 32 + [9.9] * 16 + [2.0] * 16, False),
-        ([0.0] * 64, False),
-        ([1.0, 2.0, 3.0], False),  # too few to tell
-    ],
-)
-def test_a_loss_that_gets_nowhere(losses: list[float], expected: bool) -> None:
-    assert gets_nowhere(losses) is expected
 
 
 @pytest.mark.parametrize(
@@ -375,7 +355,7 @@ def test_outputs_that_cannot_be_exchanged_are_no_error(digits: Callable[..., Bat
         lambda outputs, targets: CE(outputs["scores"], targets),
         optimizer=partial(SGD, lr=1e-6),
     )
-    assert gets_nowhere(report.recording.course)
+    assert report.recording.unlearnt is None
     assert report.healthy
 
 
@@ -421,8 +401,8 @@ def test_progress_never_runs_backwards(digits: Callable[..., Batches]) -> None:
         optimizer=partial(SGD, lr=1e-6),
         on_step=lambda *count: told.append(count),
     )
-    assert [done for done, _ in told] == list(range(1, 273))
-    totals = [8] * 8 + [64] * 56 + [72] * 8 + [264] * 192 + [272] * 8
+    assert [done for done, _ in told] == list(range(1, 265))
+    totals = [8] * 8 + [64] * 56 + [72] * 8 + [256] * 184 + [264] * 8
     assert [total for _, total in told] == totals
 
 
