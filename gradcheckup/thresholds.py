@@ -63,8 +63,8 @@ class Thresholds:
         stalled_progress: The same share, of nets that were followed to a loss which has stopped
             falling: below it they may be stuck, a tenth of the loss takes 2500 steps.
         stalled_steps: They are where that will last longer than this many steps, as it has grown
-            from step 64 to 256. Of such plateaus, nets learnt within 500 steps from one that would
-            last 800, and within 2000 from one that would last 5500; those that did not learn within
+            from step 64 to 256. From such plateaus nets learnt within 500 steps where it would last
+            800, and within 2000 where it would last 4800; most of those that did not learn within
             2000 would last 6600 and more.
         unlearnt_loss: Share of the loss, of what it is where the samples of a batch exchange the
             model's outputs, below which a net that was followed to step 64 learns in spite of its
