@@ -3,8 +3,9 @@
     python -m benchmarks.cost
 
 Both are timed in turn in one process, on one thread, and compared pair by pair, since machines
-drift. torchvision's resnet18, 96 px, batch 8, of which 8 steps are measured; and a small net that
-is followed to step 64: an MLP of 10 layers of 128 units, batch 64. SGD with momentum.
+drift. torchvision's resnet18, 96 px, batch 8, of which 8 steps are measured; a small net that is
+followed to step 64: an MLP of 10 layers of 128 units, batch 64; and one that knows nothing by then
+and is followed to step 256: 3 such layers of small weights. SGD with momentum.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import click
 import torch
@@ -23,8 +25,8 @@ import gradcheckup
 from benchmarks.cases import PROBE_STEPS
 from benchmarks.networks import initialise, mlp
 
-HORIZON = 64
-"""To where a small net is followed."""
+HORIZON, PATIENCE = 64, 256
+"""To where a small net is followed, and one that knows nothing by then."""
 
 Batch = tuple[Tensor, Tensor]
 
@@ -34,15 +36,15 @@ def _resnet18() -> tuple[nn.Module, Batch]:
     return torchvision.models.resnet18(num_classes=10), batch
 
 
-def _mlp() -> tuple[nn.Module, Batch]:
-    widths = [64, *[128] * 10, 10]
-    model = initialise(mlp(widths, nn.ReLU), "he")
+def _mlp(depth: int, init: str) -> tuple[nn.Module, Batch]:
+    model = initialise(mlp([64, *[128] * depth, 10], nn.ReLU), init)
     return model, (torch.randn(64, 64), torch.arange(64) % 10)
 
 
 SUBJECTS: Mapping[str, tuple[Callable[[], tuple[nn.Module, Batch]], int]] = {
     "resnet18": (_resnet18, PROBE_STEPS),
-    "MLP": (_mlp, HORIZON),
+    "MLP": (partial(_mlp, 10, "he"), HORIZON),
+    "MLP on a plateau": (partial(_mlp, 3, "normal-0.02"), PATIENCE),
 }
 
 
