@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -421,7 +422,12 @@ def test_ctrl_c_while_the_probe_runs(run: Run, tmp_path: Path) -> None:
         "    pathlib.Path('started').touch()\n"
         "    signal.raise_signal(signal.SIGINT)\n"
     )
-    result = run("diagnose", "model.py", model=interrupted)
+    # What runs in the background may have been told to ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = run("diagnose", "model.py", model=interrupted)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "started").exists()
     assert result.exit_code == 130
     assert (result.stdout, result.stderr.strip()) == ("", "interrupted")
