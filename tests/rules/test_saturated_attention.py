@@ -32,6 +32,7 @@ def attending(layer: Make, step: Make, parameter: Make, recording: Make) -> Buil
         norm: float | None = math.sqrt(8),
         bias: float = 0.0,
         ratio: float = 1.0,
+        around: bool = True,
     ) -> Recording:
         vectors = [
             parameter("norm.weight", shape=(8,), weight_norm=norm),
@@ -45,13 +46,17 @@ def attending(layer: Make, step: Make, parameter: Make, recording: Make) -> Buil
                     layer("early", gradient_ratio=ratio),
                     layer("norm", kind="layernorm", role=Role.NORM),
                     *(
-                        layer(
-                            f"blocks.{place}.attention",
-                            kind="attention",
-                            role=Role.ATTENTION,
-                            attention_entropy=each[index] if isinstance(each, list) else each,
-                        )
+                        block
                         for place, each in enumerate(entropies)
+                        for block in (
+                            layer(
+                                f"blocks.{place}.attention",
+                                kind="attention",
+                                role=Role.ATTENTION,
+                                attention_entropy=each[index] if isinstance(each, list) else each,
+                            ),
+                            layer(f"blocks.{place}.norm", role=Role.NORM, bottleneck=not around),
+                        )
                     ),
                     layer("late"),
                     layer("head", output=True),
@@ -99,6 +104,10 @@ def test_limit(attending: Build, entropies: tuple[Any, ...], expected: str | Non
         ((0.005, 0.009), {}, "critical"),
         ((0.005, 0.02), {}, "warning"),  # a layer that still has a choice
         ((0.005,), {}, "warning"),  # a single layer
+        ((0.05, 0.05), {"around": False}, "critical"),  # post-norm
+        ((0.05, 0.05), {"around": False, "optimizer": ADAM}, "warning"),
+        ((0.05, 0.05), {"around": False, "norm": 2.9}, "warning"),
+        ((0.05,), {"around": False}, "warning"),
         ((0.005, 0.005), {"optimizer": ADAM}, "warning"),
         ((0.005, 0.005), {"norm": 2.9}, "warning"),  # it was trained, and may have learnt it
         ((0.005, 0.005), {"bias": 0.1}, "warning"),
