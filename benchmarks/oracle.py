@@ -30,6 +30,7 @@ _LIMITS = (
     ("GC203", "signal", _BAND[0], math.inf),
     ("GC105", "first time step", 1e-4, math.inf),
     ("GC105", "through time", 0.0, _BAND[1]),
+    ("GC204", "attention", 0.1, math.inf),
     ("GC305", "won", 8e-5, math.inf),
 )
 """Codes, the ratio that decides, and between which limits it is in order."""
@@ -75,7 +76,8 @@ def causes(case: Case, seed: int, made: int = PROBE_STEPS) -> frozenset[str]:
         The codes whose limits a ratio breaks at the first step, or its median over the later half
         of eight steps, or the last eight of more.
         Of recurrent nets: of the gradient of the first time step, to the largest and to the last
-        one's; of others, of gradient and signal from end to end. And GC102, where the gradient of
+        one's; of others, of gradient and signal from end to end, and of the entropy of attention
+        weights in the median layer to that of equal ones. And GC102, where the gradient of
         all parameters grew a thousandfold; GC202, where nine of ten units of a ReLU that no path
         leads around fire for no sample of those late steps; GC305 of more than eight steps, where
         what the samples' outputs move apart lowers the loss by less than 8e-5 of it.
@@ -168,8 +170,11 @@ class _Net:
             if isinstance(each, nn.TransformerEncoderLayer)
         ]
         self.fires: dict[str, Tensor] = {}
+        self._entropies: dict[nn.Module, float] = {}
         around = tuple(f"{name}." for name, each in modules.items() if isinstance(each, _SKIPS))
         for name, module in modules.items():
+            if isinstance(module, nn.MultiheadAttention):
+                module.register_forward_pre_hook(self._attend)
             if isinstance(module, nn.ReLU) and not name.startswith(around):
                 module.register_forward_hook(self._listen(name))
             if isinstance(module, _LAYERS) and not name.startswith(tuple(blocks)):
@@ -187,13 +192,13 @@ class _Net:
         # A path leads around every hidden layer of a residual net.
         around = any(isinstance(each, _SKIPS) for each in self.model.modules())
         first, last = names[0], names[-1 if around or len(names) == 1 else -2]
-        return _Flow(
-            gradients,
-            {
-                "gradient": _over(gradients[first], gradients[last]),
-                "signal": _spread(outputs[last]) / max(_spread(outputs[first]), math.ulp(0)),
-            },
-        )
+        ratios = {
+            "gradient": _over(gradients[first], gradients[last]),
+            "signal": _spread(outputs[last]) / max(_spread(outputs[first]), math.ulp(0)),
+        }
+        if self._entropies:
+            ratios["attention"] = statistics.median(self._entropies.values())
+        return _Flow(gradients, ratios)
 
     def through_time(self, batch: tuple[Tensor, Tensor]) -> dict[str, float]:
         """The norm of dL/dx of the first time step, over the largest and over the last one's."""
@@ -231,6 +236,27 @@ class _Net:
         self._outputs.clear()
         loss: Tensor = self._criterion(self.model(inputs.double()), targets)
         return loss
+
+    def _attend(self, module: nn.MultiheadAttention, inputs: tuple[Tensor, ...]) -> None:
+        """Keeps the mean entropy of a layer's weights, over that of equal ones."""
+        query, key, value = (each.detach() for each in inputs[:3])
+        found = nn.functional.multi_head_attention_forward(
+            *(each.transpose(0, 1) if module.batch_first else each for each in (query, key, value)),
+            module.embed_dim,
+            module.num_heads,
+            module.in_proj_weight.detach(),
+            module.in_proj_bias.detach(),
+            None,
+            None,
+            add_zero_attn=False,
+            dropout_p=0.0,
+            out_proj_weight=module.out_proj.weight.detach(),
+            out_proj_bias=module.out_proj.bias.detach(),
+            average_attn_weights=False,
+        )[1]
+        assert found is not None  # noqa: S101 - weights were asked for
+        entropy = torch.special.entr(found).sum(dim=-1).mean()
+        self._entropies[module] = float(entropy) / math.log(found.shape[-1])
 
     def _listen(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
