@@ -116,8 +116,8 @@ class _Trail:
         course = (*recording.course, *losses, *late)
         if _runs_away(course):  # after so long it is judged by where it stood before
             return recording
-        left = self.probe.ignorance()
-        paces = (before, query.pace(found) or math.nan)
+        left, pace = self.probe.ignorance(), query.pace(found)
+        paces = () if pace is None else (before, pace)
         found = replace(found, course=course, unlearnt=left, paces=paces)
         # On a plateau from which nets learn in the end, many look bad.
         stuck = query.knows_nothing(found) and query.is_stalled(found, self.limits)
