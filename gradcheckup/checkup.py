@@ -61,10 +61,10 @@ def diagnose(
         batches: How many batches of the data these steps go through in turn, at most `steps`; as
             many as there are steps when left out. Data that has fewer is gone through again.
         follow: The loss is followed to this step, and to four times as many where nothing is
-            learnt by then. Where it is not finite any more, or has stopped falling, the last steps
-            are measured as well; where the net learns in spite of what was found, that is a
-            warning. 0: not at all. 64 when left out, for nets small enough that this takes some
-            seconds at most.
+            learnt by then. Where nothing is, or it is not finite any more, the last steps are
+            measured as well; where the net learns in spite of what was found, that is a warning.
+            0: not at all. 64 when left out, for nets small enough that this takes some seconds at
+            most.
         seed: Seed of the probe's random numbers.
         thresholds: Limits to judge by, or a mapping of the ones to change.
         select: Codes, beginnings of codes or names of the rules to apply; None for all.

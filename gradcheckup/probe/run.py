@@ -122,7 +122,7 @@ class Probe:
             try:
                 losses = self.train(steps)
                 finite = math.isfinite(losses[-1])
-                left = self.bench.ignorance(*self.batches) if finite else None
+                left = self.ignorance() if finite else None
                 return Outlook(losses=losses, unlearnt=left)
             finally:
                 states.put_back()
