@@ -17,12 +17,16 @@ from benchmarks.training import Outcome, train
 
 
 def judge(case: Case, seed: int) -> gradcheckup.Report:
-    """Diagnoses a case as it is initialised, on the batches that its training begins with."""
+    """Diagnoses a case as it is initialised, on the batches that its training begins with.
+
+    It is given what a loader gives: one epoch.
+    """
     torch.manual_seed(seed)
     model = case.build()
+    epoch = len(case.task.inputs) // case.batch_size
     return gradcheckup.diagnose(
         model,
-        list(islice(case.task.batches(case.batch_size, seed), PROBE_STEPS)),
+        list(islice(case.task.batches(case.batch_size, seed), epoch)),
         case.task.criterion(),
         optimizer=case.make_optimizer,
         steps=PROBE_STEPS,

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sklearn.kernel_ridge import KernelRidge  # type: ignore[import-untyped]
+from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from benchmarks.cases import PROBE_STEPS, Case
@@ -115,6 +117,30 @@ def causes(case: Case, seed: int, made: int = PROBE_STEPS) -> frozenset[str]:
         if float(ever.double().mean()) < 1 - _DEAD:
             found.add("GC202")
     return frozenset(found)
+
+
+def learns_nothing(case: Case, seed: int, steps: int = 2048) -> bool:
+    """Whether so much training teaches a net nothing, where there is something to learn.
+
+    The net, in float64, fails its task by the score on samples that were held out; logistic
+    regression (kernel ridge regression, where targets are numbers) on the same samples learns it.
+    """
+    task, net = case.task, _Net(case, seed)
+    optimizer = case.make_optimizer(net.model.parameters())
+    for batch in itertools.islice(task.batches(case.batch_size, seed), steps):
+        net.backward(batch)
+        optimizer.step()
+    net.model.eval()
+    score = task.score(net.outputs((task.held_inputs, task.held_targets)), task.held_targets)
+    if task.targets.is_floating_point():
+        other = KernelRidge(kernel="rbf").fit(task.inputs.flatten(1), task.targets)
+        told = task.score(
+            torch.tensor(other.predict(task.held_inputs.flatten(1))), task.held_targets
+        )
+    else:
+        other = LogisticRegression(max_iter=1000).fit(task.inputs.flatten(1), task.targets)
+        told = other.score(task.held_inputs.flatten(1), task.held_targets)
+    return score <= task.fails and told >= task.learns
 
 
 def gains(case: Case, seed: int, trained: int = 0) -> dict[str, float]:

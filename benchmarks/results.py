@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.cases import PROBE_STEPS, Case
 from benchmarks.jsonlines import append_line, read_lines
-from benchmarks.oracle import CAUSES, causes, layers_at_fault
+from benchmarks.oracle import CAUSES, causes, layers_at_fault, learns_nothing
 from benchmarks.peers import Opinion
 from benchmarks.training import Outcome
 from gradcheckup import Finding, Report
@@ -117,8 +117,8 @@ def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report)
     """What is kept of an outcome and a report."""
     worst = report.findings[0] if report.findings else None
     blamed = worst if not report.healthy else None
-    # A verdict that comes of following the net is about where its course ends.
-    made = len(report.recording.course) or PROBE_STEPS
+    # What was measured where the course ends is about the net as it is there.
+    made = len(report.recording.course) if report.recording.late else PROBE_STEPS
     return Result(
         identity=identity(case, seed, budget),
         family=case.family,
@@ -156,6 +156,8 @@ def _named(finding: Finding, case: Case, seed: int, made: int) -> bool | None:
     """Whether its code is what is wrong; None where nobody knows."""
     if case.culprit:
         return finding.code in case.culprit.codes
+    if finding.code == "GC306":
+        return learns_nothing(case, seed)
     known = causes(case, seed, made)
     if not (known or finding.code in CAUSES):
         return None

@@ -13,10 +13,10 @@ from gradcheckup import rules
 from gradcheckup.errors import UnhealthyError, UsageError
 from gradcheckup.probe import OnStep, probe
 from gradcheckup.probe.arguments import check_arguments
-from gradcheckup.probe.batches import take
 from gradcheckup.probe.flags import misspelt_flags
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
 from gradcheckup.probe.subject import OptimizerSource, rehearsal, unwrap
+from gradcheckup.probe.supply import Supply
 from gradcheckup.pursuit import pursue
 from gradcheckup.report import Report
 from gradcheckup.suggestions import did_you_mean
@@ -59,12 +59,14 @@ def diagnose(
             persists is critical. Where gradient and signal are fading as they end, it makes as
             many again.
         batches: How many batches of the data these steps go through in turn, at most `steps`; as
-            many as there are steps when left out. Data that has fewer is gone through again.
+            many as there are steps when left out, and more where a net is trained on (`follow`).
+            Data that has fewer is gone through again.
         follow: The loss is followed to this step, and to four times as many where nothing is
             learnt by then. Where nothing is, or it is not finite any more, the last steps are
             measured as well; where the net learns in spite of what was found, that is a warning.
-            0: not at all. 64 when left out, for nets small enough that this takes some seconds at
-            most.
+            One that knows little still is trained on to 32 times as many, on more batches where
+            the data has them, and has to know something of others. 0: not at all. 64 when left
+            out, for nets small enough that this takes some seconds at most.
         seed: Seed of the probe's random numbers.
         thresholds: Limits to judge by, or a mapping of the ones to change.
         select: Codes, beginnings of codes or names of the rules to apply; None for all.
@@ -89,16 +91,16 @@ def diagnose(
     limits = limits_of(thresholds)
     chosen = rules.choose_rules(select, ignore)
     with rehearsal(model, optimizer, criterion, seed) as patient:
-        taken, notes = take(data, most)
+        supply = Supply(data, most, has_more=batches is None)
         objective = Objective(patient.criterion, compute_loss)
         recording = pursue(
-            probe(patient, objective, taken, limits, on_step),
+            probe(patient, objective, supply, limits, on_step),
             steps=steps,
             follow=follow,
             judge=partial(rules.judge, thresholds=limits, rules=chosen),
             limits=limits,
         )
-        inferred = (*notes, *objective.assumptions, *patient.assumptions)
+        inferred = (*supply.notes, *objective.assumptions, *patient.assumptions)
     recording = replace(recording, misspelt=misspelt_flags(unwrap(model)))
     return Report(
         recording=recording,

@@ -34,6 +34,7 @@ _BY_CODE: Mapping[str, tuple[str, ...]] = {
     "GC301": ("optimizer", "normalization"),
     "GC302": ("gradient_clipping", "optimizer"),
     "GC305": ("optimizer", "weight_scale", "normalization"),
+    "GC306": ("optimizer", "weight_scale", "normalization"),
     "GC504": ("weight_scale",),
 }
 

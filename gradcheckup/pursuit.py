@@ -4,7 +4,8 @@ Some nets look sound at first and are spoilt after twenty or fifty steps: the lo
 units die and signals collapse one by one until it stands still. Others look bad and learn all the
 same. So small nets are followed further. Where the loss is not finite any more, or nothing has been
 learnt by then, the steps that led there are made again and measured; and where nothing has been
-learnt, once more after some patience. What has been learnt may acquit a net.
+learnt, once more after some patience. Where it is still open then whether the net learns, it is
+schooled on more batches, and asked what it knows of others. That may acquit it, or convict it.
 """
 
 from __future__ import annotations
@@ -38,8 +39,17 @@ _ACQUITTED = {rule.code for rule in RULES if rule.yields} | {"GC302"}
 """What a longer course may acquit."""
 
 _PATIENCE = 4
-"""A net that knows nothing by the horizon is followed to this many times as far."""
+"""A net that knows nothing by the horizon, or that is to be condemned, is followed to this many
+times as far."""
+_SCHOOLING = 32
+"""A light one that knows little still, to this many."""
+_SCHOOLED = 5e7
+"""What is light: multiply-adds of a forward pass, of which two thousand steps take some seconds."""
+_KNOWS = 0.5
+"""Who keeps no more than this share of the loss knows something."""
 
+_FORECAST = "GC305"
+"""What says of a plateau that it goes on: time tells."""
 _FOR_GOOD = {"GC202"}
 """What does not come back as a plateau ends: dead units."""
 
@@ -87,35 +97,53 @@ class _Trail:
     limits: Thresholds
 
     def follow(self, recording: Recording, horizon: int) -> Recording:
-        """What is known at the horizon, or after more patience where nothing is learnt by then."""
+        """What is known at the horizon, or after more patience and schooling."""
         outlook = self.probe.foresee(horizon - self.probe.made)
         course = (*(step.loss for step in recording.steps), *outlook.losses)
         followed = replace(recording, course=course, unlearnt=outlook.unlearnt)
-        if _critical(followed, self.judge):  # nothing that follows changes the verdict
-            return recording
-        broken = _runs_away(course)
-        if not (broken or query.knows_nothing(followed)):
+        condemned = self._condemns(followed)
+        if _runs_away(course):
+            return recording if condemned else self._spoilt(followed)
+        if condemned:
+            acquitted = self._school(followed, _PATIENCE * horizon, self.limits.unlearnt_loss)
+            return recording if self._condemns(acquitted) else acquitted
+        if query.knows_nothing(followed):
+            followed = self._wait(followed)
+        if (followed.unlearnt or 0.0) < _KNOWS or self._condemns(followed, but=_FORECAST):
             return followed
-        self.probe.train(max(len(outlook.losses) - len(self.early), 0), again=True)
-        found = replace(self._look(), course=course)
-        if broken:
-            return found if _critical(found, self.judge) else followed
-        pace = query.pace(found)
-        return followed if pace is None else self._wait(followed, pace)
+        return self._compare(followed, _SCHOOLING * horizon)
+
+    def _condemns(self, recording: Recording, *, but: str = "") -> bool:
+        return any(each.code != but for each in _critical(recording, self.judge))
+
+    def _spoilt(self, followed: Recording) -> Recording:
+        """What a look at the end of the course finds of why the loss has run away."""
+        self._return_to(len(followed.course) - len(self.early))
+        found = replace(self._look(), course=followed.course)
+        return found if self._condemns(found) else followed
+
+    def _return_to(self, step: int) -> None:
+        """Makes the steps again that lead there."""
+        self.probe.train(max(step - self.probe.made, 0), again=True)
 
     def _look(self) -> Recording:
         """Of as many early steps as late ones, so that the second half is the late ones."""
         return self.probe.recording((*self.early, *self.probe.look(len(self.early))))
 
-    def _wait(self, recording: Recording, before: float) -> Recording:
-        """What has become of a net that knew nothing, and learnt at some pace."""
-        ahead = (_PATIENCE - 1) * len(recording.course)
+    def _wait(self, followed: Recording) -> Recording:
+        """What becomes of a net that knows nothing, and learns at some pace."""
+        self._return_to(len(followed.course) - len(self.early))
+        before = query.pace(self._look())
+        if before is None:
+            return followed
+        self.probe.widen()
+        ahead = (_PATIENCE - 1) * len(followed.course)
         losses = self.probe.train(ahead - len(self.early))
         found = self._look()
         late = tuple(step.loss for step in found.settled)
-        course = (*recording.course, *losses, *late)
+        course = (*followed.course, *losses, *late)
         if _runs_away(course):  # after so long it is judged by where it stood before
-            return recording
+            return followed
         left, pace = self.probe.ignorance(), query.pace(found)
         paces = () if pace is None else (before, pace)
         found = replace(found, course=course, unlearnt=left, paces=paces)
@@ -123,7 +151,35 @@ class _Trail:
         stuck = query.knows_nothing(found) and query.is_stalled(found, self.limits)
         if stuck and lasts(found, _critical(found, self.judge), self.limits):
             return found
-        return replace(recording, course=course, unlearnt=left)
+        return replace(followed, course=course, unlearnt=left)
+
+    def _compare(self, followed: Recording, until: int) -> Recording:
+        """What a net knows at last of batches on which regression knows something."""
+        if _work(followed) > _SCHOOLED or until < self.limits.schooled_steps:
+            return followed
+        now = self._school(followed, 0, _KNOWS)
+        if now.generalization is None or now.generalization.unlearnt < _KNOWS:
+            return now
+        left = self.probe.regression()
+        if left is None or left > self.limits.unexplained_variance:
+            return followed  # it may be the data
+        schooled = self._school(followed, until, _KNOWS)
+        known = schooled.generalization
+        return replace(schooled, generalization=known and replace(known, regression=left))
+
+    def _school(self, recording: Recording, until: int, enough: float) -> Recording:
+        """What a net knows of batches that it is not trained on, by this step or when enough."""
+        probe = self.probe
+        self._return_to(len(recording.course))
+        if not (probe.apart or probe.widen()):
+            return recording
+        while (known := probe.generalization()) and known.unlearnt >= enough:
+            if probe.made >= until:
+                break
+            losses = probe.train(min(2 * probe.made, until) - probe.made)
+            if not math.isfinite(losses[-1]):  # after so long it is judged by what was seen before
+                return recording
+        return replace(recording, generalization=known)
 
 
 def lasts(found: Recording, critical: Sequence[Finding], limits: Thresholds) -> bool:
@@ -171,10 +227,15 @@ def _critical(recording: Recording, judge: Judge) -> list[Finding]:
 
 def _horizon(recording: Recording) -> int:
     """As far as a net is followed where nobody says: not at all where steps are heavy."""
+    calls = len(recording.steps[0].layers)
+    return HORIZON if _work(recording) <= _LIGHT and calls <= _FEW_CALLS else 0
+
+
+def _work(recording: Recording) -> float:
+    """Multiply-adds of a forward pass, with what the update of the weights counts as."""
     step = recording.steps[0]
     inputs: dict[str, int] = {}
     for each in step.parameters:
         inputs[each.layer] = inputs.get(each.layer, 0) + math.prod(each.shape[1:])
-    work = _PER_WEIGHT * sum(math.prod(each.shape) for each in step.parameters)
-    work += sum(math.prod(each.shape) * inputs.get(each.name, 1) for each in step.layers)
-    return HORIZON if work <= _LIGHT and len(step.layers) <= _FEW_CALLS else 0
+    weights = _PER_WEIGHT * sum(math.prod(each.shape) for each in step.parameters)
+    return weights + sum(math.prod(each.shape) * inputs.get(each.name, 1) for each in step.layers)

@@ -326,6 +326,25 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Generalization:
+    """What a net that was trained on for longer knows of batches that it was not trained on.
+
+    Attributes:
+        steps: After how many steps in all.
+        batches: How many different batches these went through.
+        unlearnt: As `Recording.unlearnt`, of the other batches.
+        regression: The share of the variance of their targets that kernel ridge regression, fitted
+            to the batches of the net, does not explain; None where the net knows something, or
+            where this was not measured.
+    """
+
+    steps: int
+    batches: int
+    unlearnt: float
+    regression: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
     """What was measured, before anyone judged it.
 
@@ -340,6 +359,7 @@ class Recording:
         paces: The share of the loss that a step won by telling samples apart, at each look back
             from a plateau: after a quarter of the course, and at its end.
         unlearnt: As `unexplained`, at the end of the course, as a mean over all batches.
+        generalization: What it knows of other batches, where the net was trained on to tell.
         batches: How many different batches they were made with.
         never_called: Modules that own parameters and did not run.
         without_effect: Layers that ran and received no gradient, and whose values do not reach the
@@ -369,6 +389,7 @@ class Recording:
     course: tuple[float, ...] = ()
     paces: tuple[float, ...] = ()
     unlearnt: float | None = None
+    generalization: Generalization | None = None
     batches: int = 1
     never_called: tuple[str, ...] = ()
     without_effect: tuple[str, ...] = ()

@@ -70,6 +70,10 @@ class Thresholds:
             model's outputs, below which a net that was followed to step 64 learns in spite of its
             gradient or signal. Those that are flagged and fail keep 0.4 and more; those that are
             flagged and learn keep 0 to 0.21, and two 0.7 and 1.
+        schooled_steps: So many steps have to be made before a net is blamed for knowing nothing.
+        unexplained_variance: Share of the variance of new targets which kernel ridge regression
+            may leave for a net to be blamed that knows nothing of them: digits leave .1 to .4, a
+            symbol among 100 steps of noise .4, targets of no relation to their inputs 1.
         saturation_slope: A pre-activation is saturated where the derivative is below this
             fraction of its maximum: |z| > 3.6 for sigmoid, 1.8 for tanh.
         saturation_warning: Share of saturated units that is worth a warning; a sigmoid net with
@@ -130,6 +134,8 @@ class Thresholds:
     stalled_progress: float = 4e-5
     stalled_steps: float = 5000.0
     unlearnt_loss: float = 0.25
+    schooled_steps: float = 2000.0
+    unexplained_variance: float = 0.75
     saturation_slope: float = 0.1
     saturation_warning: float = 0.5
     saturation_critical: float = 0.9

@@ -22,6 +22,7 @@ from gradcheckup.errors import ReportError
 from gradcheckup.history import History, Sample
 from gradcheckup.records import (
     Finding,
+    Generalization,
     LayerRecord,
     ParameterRecord,
     Recording,
@@ -216,6 +217,7 @@ reports = records(
         Recording,
         unregistered=_some(records(ParameterRecord)),
         steps=_some(steps, least=1),
+        generalization=st.none() | records(Generalization),
         history=st.none() | histories,
     ),
     findings=_some(st.recursive(leaves, _nest, max_leaves=4)),
@@ -267,6 +269,7 @@ def test_the_schema_is_itself_valid() -> None:
     ("place", "record"),
     [
         ("recording", Recording),
+        ("generalization", Generalization),
         ("history", History),
         ("sample", Sample),
         ("step", Step),

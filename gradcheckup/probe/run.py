@@ -16,14 +16,22 @@ from gradcheckup.errors import ModelError
 from gradcheckup.probe.bench import Bench
 from gradcheckup.probe.ledger import Ledger
 from gradcheckup.probe.objective import Objective
-from gradcheckup.probe.safekeeping import RandomStates, restored
+from gradcheckup.probe.regression import unexplained_variance
+from gradcheckup.probe.safekeeping import RandomStates, replay, restored
 from gradcheckup.probe.subject import Subject
-from gradcheckup.records import Recording, Step
+from gradcheckup.probe.supply import Supply
+from gradcheckup.records import Generalization, Recording, Step
 from gradcheckup.thresholds import Thresholds
 from gradcheckup.tracebacks import one_line
 
 OnStep = Callable[[int, int], None]
 """Called with the number of finished steps and of all steps."""
+
+_MORE = 32
+"""Batches that are asked for where a net is trained on."""
+_FEWEST = 6
+_KEPT = 3
+"""One of so many is kept apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +53,19 @@ class Probe:
 
     Attributes:
         bench: What steps are made with.
+        supply: Where it has its batches from.
         batches: What it trains on, in turn.
         on_step: Called after each step but those that are made a second time.
+        apart: Batches that it is not trained on.
         made: How many steps were made.
         told: Of how many `on_step` was told.
     """
 
     bench: Bench
+    supply: Supply
     batches: Sequence[Any]
     on_step: OnStep | None
+    apart: Sequence[Any] = ()
     made: int = 0
     told: int = 0
 
@@ -136,6 +148,28 @@ class Probe:
         """How much the net does not know of its batches now; see `Recording.unlearnt`."""
         return self.bench.ignorance(*self.batches)
 
+    def widen(self) -> bool:
+        """Trains on more batches from now on, and keeps some apart; False where there are none."""
+        more = self.supply.more(_MORE)
+        if len(more) < _FEWEST:
+            return False
+        kept = len(more) // _KEPT
+        self.apart, self.batches = more[:kept], (*self.batches, *more[kept:])
+        return True
+
+    def generalization(self) -> Generalization | None:
+        """What it knows of the batches that are kept apart; None where that cannot be said."""
+        with replay(RandomStates(), self.bench.subject.model):
+            left = self.bench.ignorance(*self.apart)
+        if left is None:
+            return None
+        seen = min(len(self.batches), self.made)
+        return Generalization(steps=self.made, batches=seen, unlearnt=left)
+
+    def regression(self) -> float | None:
+        """What regression on the batches it trains on leaves of those that are kept apart."""
+        return unexplained_variance(self.batches, self.apart, self.bench.subject.model)
+
     def _batch(self) -> Any:
         return self.batches[self.made % len(self.batches)]
 
@@ -149,7 +183,7 @@ class Probe:
 def probe(
     subject: Subject,
     objective: Objective,
-    batches: Sequence[Any],
+    supply: Supply,
     thresholds: Thresholds,
     on_step: OnStep | None = None,
 ) -> Probe:
@@ -158,11 +192,11 @@ def probe(
     Args:
         subject: What is trained.
         objective: Its loss.
-        batches: What it is trained on, in turn.
+        supply: What it is trained on; its first batches in turn.
         thresholds: For what is measured against a limit.
         on_step: Called after each step.
     """
     own = subject.trained_tensors()
     capture = Capture(subject.model, subject.names, thresholds.saturation_slope, own)
     bench = Bench(subject=subject, objective=objective, capture=capture, ledger=Ledger(subject))
-    return Probe(bench=bench, batches=batches, on_step=on_step)
+    return Probe(bench=bench, supply=supply, batches=supply.batches, on_step=on_step)

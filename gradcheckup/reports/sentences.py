@@ -30,13 +30,20 @@ def describe(finding: Finding, report: Report) -> list[str]:
 
 
 def _learnt(evidence: Evidence) -> str:
-    """That it keeps the net from nothing, where it was followed."""
+    """What became of the net, where that decides over what was found."""
     left, followed = evidence.figure("unlearnt"), evidence.figure("followed")
-    if left is None or followed is None:
+    schooled, told = evidence.figure("schooled"), evidence.figure("regression")
+    if left is not None and followed is not None:
+        of = "new batches" if evidence.text("new") else "its batches"
+        return (
+            f"The net learns all the same: by step {followed:.0f} it knows {percent(1 - left)} of "
+            f"what {of} ask for."
+        )
+    if schooled is None or told is None or evidence.finding.code == "GC306":
         return ""
     return (
-        f"The net learns all the same: by step {followed:.0f} it knows {percent(1 - left)} of "
-        "what its batches ask for."
+        f"The net does not get over it: after {schooled:.0f} steps it knows nothing of new "
+        f"batches, of which kernel regression explains {percent(1 - told)}."
     )
 
 
@@ -272,6 +279,21 @@ def _stalled(evidence: Evidence) -> list[str]:
     ]
 
 
+def _schooled(evidence: Evidence) -> list[str]:
+    steps, batches = evidence.figure("schooled"), evidence.figure("batches")
+    left, told = evidence.finding.observed, evidence.figure("regression")
+    after = f"After {steps:.0f} steps" if steps else "After many steps"
+    on = f" on {batches:.0f} batches" if batches else ""
+    kept = f" ({percent(left)} of the loss is left{evidence.percent_limit})" if left else ""
+    said = [f"{after}{on} the net knows nothing of others{kept}."]
+    if told is not None:
+        said.append(
+            f"Kernel regression on the same batches explains {percent(1 - told)} of what the "
+            "others ask for: there is something to learn."
+        )
+    return said
+
+
 def _gentler(evidence: Evidence) -> str:
     """The learning rate that would fit, as a multiple: updates are in proportion to it."""
     observed = evidence.finding.observed
@@ -404,6 +426,7 @@ _SENTENCES: dict[str, Callable[[Evidence], list[str]]] = {
     "GC303": _unchanged,
     "GC304": _accumulating,
     "GC305": _stalled,
+    "GC306": _schooled,
     "GC401": _not_finite("output"),
     "GC402": _not_finite("gradient"),
     "GC403": _underflowing,

@@ -20,6 +20,7 @@ from gradcheckup.rules import (
     frozen_parameters,
     gradient_spike,
     misspelt_requires_grad,
+    no_generalization,
     non_finite_activation,
     non_finite_gradient,
     oversized_update,
@@ -36,8 +37,8 @@ from gradcheckup.rules import (
     vanishing_gradient,
     zero_gradient,
 )
-from gradcheckup.rules.acquittal import acquitted
 from gradcheckup.rules.folding import fold
+from gradcheckup.rules.hindsight import acquitted, convicted
 from gradcheckup.rules.rule import Rule
 from gradcheckup.thresholds import Thresholds
 
@@ -57,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     unchanged_parameters.RULE,
     accumulating_gradient.RULE,
     stalled_training.RULE,
+    no_generalization.RULE,
     non_finite_activation.RULE,
     non_finite_gradient.RULE,
     underflowing_gradient.RULE,
@@ -92,11 +94,20 @@ def judge(
 ) -> tuple[Finding, ...]:
     """What the rules find in a recording: folded, with prescriptions, worst first."""
     found = [
-        acquitted(finding, recording, thresholds) if rule.yields else finding
+        _reconsidered(finding, rule, recording, thresholds)
         for rule in rules
         for finding in rule.check(recording, thresholds)
     ]
     return tuple(map(indicated, fold(found)))
+
+
+def _reconsidered(
+    finding: Finding, rule: Rule, recording: Recording, thresholds: Thresholds
+) -> Finding:
+    """The finding in the light of what became of the net."""
+    if rule.yields:
+        finding = acquitted(finding, recording, thresholds)
+    return convicted(finding, recording, thresholds) if rule.convicts else finding
 
 
 def _words(given: Any) -> list[str]:

@@ -131,4 +131,5 @@ RULE = Rule(
     remedy="Larger initial weights (He, Xavier, LSUV), normalisation, skip connections.",
     check=check,
     yields=True,
+    convicts=True,
 )

@@ -177,4 +177,5 @@ RULE = Rule(
     remedy="Smaller initial weights, normalisation, gradient clipping, a smaller learning rate.",
     check=check,
     yields=True,
+    convicts=True,
 )

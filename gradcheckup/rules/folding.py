@@ -11,31 +11,36 @@ _WRECKED = frozenset({"GC101", "GC104", "GC202", "GC203"})
 """What large steps leave behind; theirs only where it was not there before them."""
 _AT_SCORES = frozenset({"GC104", "GC301"})
 """What becomes of the layers that make queries and keys; elsewhere it has another cause."""
+_WRONG = frozenset({"GC401", "GC402"})
+"""NaN and Inf."""
+_IDLE = frozenset({"GC305", "GC306"})
+"""That nothing is learnt."""
 
 _EXPLAINS: tuple[tuple[str, frozenset[str]], ...] = (
     # One weight vector for all units: no gradient or no signal can come of it.
-    ("GC504", frozenset({"GC104", "GC202", "GC302", "GC101", "GC203", "GC301", "GC305"})),
+    ("GC504", frozenset({"GC104", "GC202", "GC302", "GC101", "GC203", "GC301"}) | _IDLE),
     # A softmax that picks one key: large logits make large gradients, or none for queries and keys.
-    ("GC204", frozenset({"GC102", "GC104", "GC301", "GC302", "GC303", "GC401", "GC402"})),
+    ("GC204", frozenset({"GC102", "GC104", "GC301", "GC302", "GC303"}) | _WRONG),
     # Values that grow, then overflow.
-    ("GC102", frozenset({"GC302", "GC401", "GC402", "GC201", "GC202"})),
-    ("GC302", frozenset({"GC401", "GC402", "GC201", "GC305"}) | _WRECKED),
+    ("GC102", frozenset({"GC302", "GC201", "GC202", "GC306"}) | _WRONG),
+    ("GC302", frozenset({"GC201"}) | _WRECKED | _WRONG | _IDLE),
     # What is too small for its format is no gradient any more.
     ("GC403", frozenset({"GC301", "GC303"})),
     # A layer through which nothing passes in time starves what is in front of it, or floods it.
-    ("GC105", frozenset({"GC101", "GC102", "GC203", "GC301", "GC302", "GC303", "GC401", "GC402"})),
+    ("GC105", frozenset({"GC101", "GC102", "GC203", "GC301", "GC302", "GC303", "GC306"}) | _WRONG),
     # A NaN or Inf that spreads: the earlier step tells which of the two came first.
     ("GC402", frozenset({"GC401"})),
     ("GC401", frozenset({"GC402"})),
     # Nothing fires, or nothing has a slope: signal and gradient end there.
-    ("GC202", frozenset({"GC201", "GC101", "GC203", "GC104", "GC301", "GC305"})),
-    ("GC201", frozenset({"GC101", "GC203", "GC104", "GC301", "GC305"})),
+    ("GC202", frozenset({"GC201", "GC101", "GC203", "GC104", "GC301"}) | _IDLE),
+    ("GC201", frozenset({"GC101", "GC203", "GC104", "GC301"}) | _IDLE),
     # A gradient that fades: signal, updates and float resolution go with it.
-    ("GC101", frozenset({"GC203", "GC301", "GC303", "GC201", "GC202", "GC305", "GC403"})),
-    ("GC203", frozenset({"GC101", "GC301", "GC201", "GC202", "GC305"})),
+    ("GC101", frozenset({"GC203", "GC301", "GC303", "GC201", "GC202", "GC403"}) | _IDLE),
+    ("GC203", frozenset({"GC101", "GC301", "GC201", "GC202"}) | _IDLE),
     # Where none of these is critical, that nothing is learnt is what counts.
-    ("GC104", frozenset({"GC305"})),
+    ("GC104", _IDLE),
     ("GC305", frozenset({"GC101", "GC105", "GC203", "GC204", "GC201", "GC202", "GC301"})),
+    ("GC306", frozenset({"GC204", "GC201", "GC202", "GC301"})),
 )
 """Causes, the deepest first, and what each explains."""
 

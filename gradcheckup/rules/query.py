@@ -16,7 +16,9 @@ _TREND = 3
 _CLIMB = 1.5
 _NEAR, _LOST, _STILL = 10, 5, 1.5
 _NEGLIGIBLE, _LEARNING = 1e-8, 1e-3
-_NOTHING = 0.9
+
+NOTHING = 0.9
+"""Share of the loss that is kept by who knows nothing."""
 
 
 def hidden(step: Step, role: Role) -> list[LayerRecord]:
@@ -286,7 +288,23 @@ def has_learnt(recording: Recording, thresholds: Thresholds) -> bool:
 
 def knows_nothing(recording: Recording) -> bool:
     """Whether a net that was followed knew next to nothing of its batches then."""
-    return (recording.unlearnt or 0.0) > _NOTHING
+    return (recording.unlearnt or 0.0) > NOTHING
+
+
+def generalizes(recording: Recording, thresholds: Thresholds) -> bool:
+    """Whether a net that was trained on for longer knows most of what other batches ask for."""
+    known = recording.generalization
+    return known is not None and known.unlearnt < thresholds.unlearnt_loss
+
+
+def learns_nothing(recording: Recording, thresholds: Thresholds) -> bool:
+    """Whether such a net knows nothing of other batches, although regression does."""
+    known = recording.generalization
+    if known is None or known.regression is None or recording.rate_share < 1:
+        return False
+    if known.steps < thresholds.schooled_steps:
+        return False
+    return known.unlearnt > NOTHING and known.regression < thresholds.unexplained_variance
 
 
 def asks_for_nothing(recording: Recording) -> bool:

@@ -9,10 +9,11 @@ from gradcheckup.records import Finding, Recording
 from gradcheckup.thresholds import Thresholds
 
 _YIELDING = (
-    "It is no more than a warning in a small net that was followed to step 64 and learns all the "
-    "same: its loss on at least 4 batches is less than unlearnt_loss of what it is where their "
-    "samples exchange the outputs."
+    "It is no more than a warning in a small net that was followed and learns all the same: its "
+    "loss on at least 4 batches is at step 64 less than unlearnt_loss of what it is where their "
+    "samples exchange the outputs, or by step 256 its loss on batches that it was not trained on."
 )
+_CONVICTING = "A warning is critical where the net learns nothing in a thousand steps (GC306)."
 
 Check = Callable[[Recording, Thresholds], Iterator[Finding]]
 
@@ -31,6 +32,7 @@ class Rule:
         remedy: What usually helps.
         check: The rule itself.
         yields: Whether what it finds is no more than a warning in a net that learns all the same.
+        convicts: Whether what it warns of is critical in a net that learns nothing.
     """
 
     code: str
@@ -42,8 +44,9 @@ class Rule:
     remedy: str
     check: Check
     yields: bool = False
+    convicts: bool = False
 
     @property
     def measured(self) -> str:
         """The formula, and what else decides."""
-        return f"{self.formula} {_YIELDING}" if self.yields else self.formula
+        return " ".join([self.formula, *[_YIELDING] * self.yields, *[_CONVICTING] * self.convicts])

@@ -206,4 +206,6 @@ RULE = Rule(
         "by norm, a smaller recurrent matrix."
     ),
     check=check,
+    yields=True,
+    convicts=True,
 )

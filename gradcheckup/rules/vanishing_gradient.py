@@ -186,4 +186,5 @@ RULE = Rule(
     ),
     check=check,
     yields=True,
+    convicts=True,
 )

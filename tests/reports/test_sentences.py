@@ -14,7 +14,7 @@ from gradcheckup.reports.sentences import describe
 MakeReport = Callable[..., Report]
 CODES = [
     *("GC101", "GC102", "GC103", "GC104", "GC105", "GC106", "GC201", "GC202", "GC203", "GC204"),
-    *("GC301", "GC302", "GC303", "GC304", "GC305", "GC401", "GC402", "GC403"),
+    *("GC301", "GC302", "GC303", "GC304", "GC305", "GC306", "GC401", "GC402", "GC403"),
     *("GC501", "GC502", "GC503", "GC504", "GC999"),
 ]
 

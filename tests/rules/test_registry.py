@@ -26,6 +26,7 @@ EXPECTED = {
     "GC303": "unchanged-parameters",
     "GC304": "accumulating-gradient",
     "GC305": "stalled-training",
+    "GC306": "no-generalization",
     "GC401": "non-finite-activation",
     "GC402": "non-finite-gradient",
     "GC403": "underflowing-gradient",

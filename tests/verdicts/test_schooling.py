@@ -1,0 +1,183 @@
+"""Nets that are trained on until it is known whether they learn, against trainings by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle, islice, pairwise
+from typing import Any
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+from torch import Tensor, nn
+
+import gradcheckup
+
+Batch = tuple[Tensor, Tensor]
+Batches = list[Batch]
+Data = Callable[..., Batches]
+CE = nn.CrossEntropyLoss()
+SGD = partial(torch.optim.SGD, momentum=0.9)
+ADAM = partial(torch.optim.Adam, lr=1e-3)
+
+
+class First(nn.Module):
+    """Names the symbol that comes first in a sequence from the last output."""
+
+    def __init__(self, core: nn.RNNBase) -> None:
+        super().__init__()
+        self.core = core
+        self.head = nn.Linear(core.hidden_size, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores for sequences of shape (batch, time, 10)."""
+        return self.head(self.core(x)[0][:, -1])  # type: ignore[no-any-return]
+
+
+def first(kind: type[nn.RNNBase], width: int, **options: Any) -> First:
+    """The same one each time."""
+    torch.manual_seed(0)
+    return First(kind(10, width, batch_first=True, **options))
+
+
+def remembering(width: int) -> First:
+    """Whose forget gates are open at first."""
+    net = first(nn.LSTM, width)
+    with torch.no_grad():
+        for name, bias in net.core.named_parameters():
+            if name.startswith("bias_hh"):
+                bias[width : 2 * width] = 5.0
+    return net
+
+
+def share_right(
+    net: nn.Module,
+    optimizer: Callable[..., torch.optim.Optimizer],
+    known: Batches,
+    new: Batches,
+    steps: int,
+) -> float:
+    """Of other batches, after a training as users write it."""
+    trained = optimizer(net.parameters())
+    for inputs, targets in islice(cycle(known), steps):
+        trained.zero_grad()
+        CE(net(inputs), targets).backward()
+        trained.step()
+    net.eval()
+    right = [(net(inputs).argmax(1) == targets).float().mean() for inputs, targets in new]
+    return float(torch.stack(right).mean())
+
+
+@pytest.mark.parametrize(
+    ("build", "optimizer", "code"),
+    [
+        (partial(first, nn.RNN, 32, nonlinearity="relu"), partial(SGD, lr=0.01), "GC105"),
+        (partial(first, nn.RNN, 16), partial(SGD, lr=0.01), "GC105"),
+        (partial(first, nn.GRU, 16), partial(SGD, lr=0.01), "GC105"),
+        (partial(first, nn.RNN, 16, num_layers=3), partial(SGD, lr=0.01), "GC306"),
+    ],
+    ids=["relu", "tanh", "gru", "three layers"],
+)
+def test_what_only_learns_by_heart(
+    recall: Data, build: Callable[[], First], optimizer: Any, code: str
+) -> None:
+    batches = recall(20, count=40)
+    at_first = gradcheckup.diagnose(build(), batches[:8], CE, optimizer=optimizer)
+    assert at_first.healthy, "eight batches are enough: nothing is tested"
+    assert at_first.recording.generalization is None
+
+    report = gradcheckup.diagnose(build(), batches, CE, optimizer=optimizer)
+    (found,) = report.at_least("critical")
+    assert found.code == code
+    assert "GC306" in [each.code for each in found.walk()]
+    known = report.recording.generalization
+    assert known is not None
+    assert known.steps == 2048
+    assert known.unlearnt > 0.9
+    assert "explains" in " ".join(report.text(verbose=True).split())
+
+    assert share_right(build(), optimizer, batches[:30], batches[30:], 3000) < 0.3
+    told = LogisticRegression().fit(
+        torch.cat([x.flatten(1) for x, _ in batches[:30]]), torch.cat([y for _, y in batches[:30]])
+    )
+    assert told.score(*(torch.cat(each) for each in zip(*_flat(batches[30:]), strict=True))) > 0.9
+
+
+def _flat(batches: Batches) -> Batches:
+    return [(x.flatten(1), y) for x, y in batches]
+
+
+def test_the_same_net_where_it_can_remember(recall: Data) -> None:
+    batches = recall(20, count=40)
+    report = gradcheckup.diagnose(remembering(32), batches, CE, optimizer=ADAM)
+    assert report.healthy
+    known = report.recording.generalization
+    assert known is not None
+    assert known.unlearnt < 0.5
+    assert share_right(remembering(32), ADAM, batches[:30], batches[30:], 2048) > 0.8
+
+
+def test_of_data_that_says_nothing_nobody_has_to_know_anything() -> None:
+    """As in many a test: inputs and targets at random, without end."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise() -> Iterator[Batch]:
+        while True:
+            inputs = torch.randn(32, 20, generator=generator)
+            yield inputs, torch.randint(0, 10, (32,), generator=generator)
+
+    told: list[int] = []
+    net = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 10))
+    report = gradcheckup.diagnose(
+        net, noise(), CE, optimizer=partial(SGD, lr=0.01), on_step=lambda done, _: told.append(done)
+    )
+    assert report.healthy
+    assert max(told) < 300, "a thousand steps for nothing"
+
+
+def test_who_limits_the_batches_means_it(recall: Data) -> None:
+    data, net = recall(20, count=40), first(nn.RNN, 16)
+    report = gradcheckup.diagnose(net, data, CE, optimizer=partial(SGD, lr=0.01), batches=8)
+    assert report.healthy
+    assert report.recording.generalization is None
+
+
+def test_what_new_batches_acquit(digits: Data) -> None:
+    """Deep sigmoids between norms: 1e-3 of the gradient is left, which Adam gets over."""
+
+    def build() -> nn.Sequential:
+        torch.manual_seed(0)
+        sizes = [64] + [256] * 6
+        blocks = [
+            nn.Sequential(nn.Linear(before, after), nn.LayerNorm(after), nn.Sigmoid())
+            for before, after in pairwise(sizes)
+        ]
+        return nn.Sequential(*blocks, nn.Linear(256, 10))
+
+    batches = digits(batch=64, count=28)
+    condemned = gradcheckup.diagnose(build(), batches[:8], CE, optimizer=ADAM)
+    assert [each.code for each in condemned.at_least("critical")] == ["GC101"]
+    report = gradcheckup.diagnose(build(), batches, CE, optimizer=ADAM)
+    assert report.healthy
+    (found,) = (each for each in report.findings if each.code == "GC101")
+    assert found.severity.value == "warning"
+    assert "of what new batches ask for" in " ".join(str(report).split())
+    assert [step.index for step in report.steps] == list(range(8))
+    assert share_right(build(), ADAM, batches[:20], batches[20:], 500) > 0.85
+
+
+@pytest.mark.parametrize("calls", [90, 200, 400, 700])
+def test_what_fails_on_the_way_is_judged_as_before(recall: Data, calls: int) -> None:
+    left = iter(range(calls))
+
+    def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
+        next(left)
+        return CE(outputs, targets)
+
+    net = first(nn.RNN, 16)
+    report = gradcheckup.diagnose(
+        net, recall(5, count=40), criterion, optimizer=partial(SGD, lr=1e-5)
+    )
+    assert [step.index for step in report.steps] == list(range(8))
+    assert report.recording.generalization is None
