@@ -4,9 +4,9 @@
 
 Both are timed in turn in one process, on one thread, and compared pair by pair, since machines
 drift. torchvision's resnet18, 96 px, batch 8, of which 8 steps are measured; a small net that is
-followed to step 64: an MLP of 10 layers of 128 units, batch 64; one that knows nothing by then and is
-followed to step 256: 3 such layers of small weights; and a recurrent net of 16 units that is to name
-the symbol 20 steps back, learns nothing, and is schooled to step 2048. SGD with momentum.
+followed to step 64: an MLP of 10 layers of 128 units, batch 64; one that knows nothing by then and
+is followed to step 256: 3 such layers of small weights; and a recurrent net of 16 units that is to
+name the symbol 20 steps back, learns nothing, and is schooled to step 2048. SGD with momentum.
 """
 
 from __future__ import annotations

@@ -167,7 +167,12 @@ class Probe:
         return Generalization(steps=self.made, batches=seen, unlearnt=left)
 
     def regression(self) -> float | None:
-        """What regression on the batches it trains on leaves of those that are kept apart."""
+        """What regression on the batches it trains on leaves of those that are kept apart.
+
+        None where that cannot be said, or where nobody but `compute_loss` knows what is asked for.
+        """
+        if self.bench.objective.compute_loss is not None:
+            return None
         return unexplained_variance(self.batches, self.apart, self.bench.subject.model)
 
     def _batch(self) -> Any:

@@ -32,18 +32,24 @@ def describe(finding: Finding, report: Report) -> list[str]:
 def _learnt(evidence: Evidence) -> str:
     """What became of the net, where that decides over what was found."""
     left, followed = evidence.figure("unlearnt"), evidence.figure("followed")
-    schooled, told = evidence.figure("schooled"), evidence.figure("regression")
     if left is not None and followed is not None:
         of = "new batches" if evidence.text("new") else "its batches"
         return (
             f"The net learns all the same: by step {followed:.0f} it knows {percent(1 - left)} of "
             f"what {of} ask for."
         )
-    if schooled is None or told is None or evidence.finding.code == "GC306":
+    finding = evidence.finding
+    told = (Evidence(each, evidence.report) for each in (finding, *finding.consequences))
+    return "" if finding.code == "GC306" else next(filter(None, map(_not_got_over, told)), "")
+
+
+def _not_got_over(evidence: Evidence) -> str:
+    schooled, left = evidence.figure("schooled"), evidence.figure("regression")
+    if schooled is None or left is None:
         return ""
     return (
         f"The net does not get over it: after {schooled:.0f} steps it knows nothing of new "
-        f"batches, of which kernel regression explains {percent(1 - told)}."
+        f"batches, of which kernel regression explains {percent(1 - left)}."
     )
 
 
@@ -284,7 +290,7 @@ def _schooled(evidence: Evidence) -> list[str]:
     left, told = evidence.finding.observed, evidence.figure("regression")
     after = f"After {steps:.0f} steps" if steps else "After many steps"
     on = f" on {batches:.0f} batches" if batches else ""
-    kept = f" ({percent(left)} of the loss is left{evidence.percent_limit})" if left else ""
+    kept = f": {percent(left)} of the loss is left{evidence.percent_limit}" if left else ""
     said = [f"{after}{on} the net knows nothing of others{kept}."]
     if told is not None:
         said.append(

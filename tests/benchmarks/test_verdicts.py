@@ -405,6 +405,15 @@ def test_the_oracle_names_what_is_out_of_order() -> None:
     assert "GC102" in (oracle.causes(_case(scaled(12.0)), 0) or ())
 
 
+def test_the_oracle_knows_who_learns_nothing() -> None:
+    """Where there is something to learn, which logistic regression does."""
+    assert not oracle.learns_nothing(HE_RELU, 0, steps=200)
+    assert oracle.learns_nothing(DEEP_SIGMOID, 0, steps=200)
+    shuffled = DEEP_SIGMOID.task.targets[torch.randperm(len(DEEP_SIGMOID.task.targets))]
+    unknowable = dataclasses.replace(DEEP_SIGMOID.task, targets=shuffled)
+    assert not oracle.learns_nothing(dataclasses.replace(DEEP_SIGMOID, task=unknowable), 0, 200)
+
+
 def test_the_oracle_goes_as_far_as_the_verdict() -> None:
     """Sound at first; the learning rate drives every unit of three narrow layers off."""
     case = FAMILIES["mlp"](882)

@@ -121,6 +121,39 @@ def finding(code: str, **facts: object) -> Finding:
         ),
         (
             finding(
+                "GC306",
+                observed=0.994,
+                limit=0.9,
+                evidence=(("schooled", 2048), ("batches", 30), ("regression", 0.06)),
+            ),
+            (
+                "After 2048 steps on 30 batches the net knows nothing of others: 99% of the loss "
+                "is left (limit 90%). Kernel regression on the same batches explains 94% of what "
+                "the others ask for: there is something to learn."
+            ),
+        ),
+        (
+            finding(
+                "GC104",
+                consequences=(
+                    finding("GC306", evidence=(("schooled", 2048), ("regression", 0.06))),
+                ),
+            ),
+            (
+                "The gradient of layer1 is exactly 0, at all 8 steps. The net does not get over "
+                "it: after 2048 steps it knows nothing of new batches, of which kernel regression "
+                "explains 94%."
+            ),
+        ),
+        (
+            finding("GC104", evidence=(("unlearnt", 0.2), ("followed", 256), ("new", "yes"))),
+            (
+                "The gradient of layer1 is exactly 0, at all 8 steps. The net learns all the "
+                "same: by step 256 it knows 80% of what new batches ask for."
+            ),
+        ),
+        (
+            finding(
                 "GC302",
                 observed=2.5,
                 limit=1.0,
