@@ -125,7 +125,10 @@ def prescribe(
             held_out=held_out,
             budget=budget if isinstance(budget, int) else _TIMED_STEPS,
         ),
-        probe=lambda treated, optimizer: examine(treated, optimizer=optimizer),
+        # No more batches: what a treated net learns is told by its trial.
+        probe=lambda treated, optimizer: examine(
+            treated, optimizer=optimizer, batches=steps if batches is None else batches
+        ),
         before=before,
         seeds=tuple(range(seed, seed + seeds)),
         names=names or {},
