@@ -70,7 +70,8 @@ def pursue(
         probe: Without a step yet.
         steps: How many to measure.
         follow: To how many in all the loss is followed; None for `HORIZON` where the net is small.
-            To `_PATIENCE` times as many where nothing is learnt by then.
+            To `_PATIENCE` times as many where nothing is learnt by then, and where little is known
+            then, `_SCHOOLING` times.
         judge: What the rules find.
         limits: That they judge by.
     """
@@ -165,7 +166,10 @@ class _Trail:
             return followed  # it may be the data
         schooled = self._school(followed, until, _KNOWS)
         known = schooled.generalization
-        return replace(schooled, generalization=known and replace(known, regression=left))
+        if known is None or known.unlearnt < _KNOWS:
+            return schooled
+        known = replace(known, regression=left, readout=self.probe.readout())
+        return replace(schooled, generalization=known)
 
     def _school(self, recording: Recording, until: int, enough: float) -> Recording:
         """What a net knows of batches that it is not trained on, by this step or when enough."""

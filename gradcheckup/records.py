@@ -336,12 +336,15 @@ class Generalization:
         regression: The share of the variance of their targets that kernel ridge regression, fitted
             to the batches of the net, does not explain; None where the net knows something, or
             where this was not measured.
+        readout: The same of regression on the outputs of the net in place of its inputs, whatever
+            their size; None likewise.
     """
 
     steps: int
     batches: int
     unlearnt: float
     regression: float | None = None
+    readout: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

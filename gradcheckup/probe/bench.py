@@ -241,6 +241,13 @@ class Bench:
         known = [each for each in left if each is not None]
         return fmean(known) if known else None
 
+    def said(self, batches: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """What the loss of some batches is computed from, and their targets."""
+        model, device = self.subject.model, self.ledger.device
+        blamed, again = _blamed(self.capture, "forward"), replay(RandomStates(), model)
+        with blamed, again, eager(), torch.no_grad():
+            return [self.objective.scores(model, copied(each, device)) for each in batches]
+
     def accounted(self, batch: Any, steps: Sequence[Step]) -> float | None:
         """How much of what the outputs do to the user's own criterion its gradient accounts for."""
         if not math.isfinite(steps[-1].loss):

@@ -175,6 +175,11 @@ class Probe:
             return None
         return unexplained_variance(self.batches, self.apart, self.bench.subject.model)
 
+    def readout(self) -> float | None:
+        """The same of regression on the outputs of the net as it is now."""
+        known, new = self.bench.said(self.batches), self.bench.said(self.apart)
+        return unexplained_variance(known, new, self.bench.subject.model)
+
     def _batch(self) -> Any:
         return self.batches[self.made % len(self.batches)]
 

@@ -287,14 +287,18 @@ def _stalled(evidence: Evidence) -> list[str]:
 
 def _schooled(evidence: Evidence) -> list[str]:
     steps, batches = evidence.figure("schooled"), evidence.figure("batches")
-    left, told = evidence.finding.observed, evidence.figure("regression")
+    left, limit = evidence.finding.observed, evidence.finding.limit
+    told, regression = evidence.figure("readout"), evidence.figure("regression")
     after = f"After {steps:.0f} steps" if steps else "After many steps"
     on = f" on {batches:.0f} batches" if batches else ""
+    next_to = "" if limit else "next to "
     kept = f": {percent(left)} of the loss is left{evidence.percent_limit}" if left else ""
-    said = [f"{after}{on} the net knows nothing of others{kept}."]
-    if told is not None:
+    if told is not None and not limit:
+        kept += f", and its outputs explain {percent(max(1 - told, 0.0))} of what these ask for"
+    said = [f"{after}{on} the net knows {next_to}nothing of others{kept}."]
+    if regression is not None:
         said.append(
-            f"Kernel regression on the same batches explains {percent(1 - told)} of what the "
+            f"Kernel regression on the same batches explains {percent(1 - regression)} of what the "
             "others ask for: there is something to learn."
         )
     return said

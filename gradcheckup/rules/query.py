@@ -7,7 +7,14 @@ import statistics
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from gradcheckup.records import LayerRecord, ParameterRecord, Recording, Role, Step
+from gradcheckup.records import (
+    Generalization,
+    LayerRecord,
+    ParameterRecord,
+    Recording,
+    Role,
+    Step,
+)
 from gradcheckup.thresholds import Thresholds
 
 # Adam, Lion and Adagrad begin with 1, RMSprop with 10.
@@ -298,13 +305,22 @@ def generalizes(recording: Recording, thresholds: Thresholds) -> bool:
 
 
 def learns_nothing(recording: Recording, thresholds: Thresholds) -> bool:
-    """Whether such a net knows nothing of other batches, although regression does."""
+    """Whether such a net knows next to nothing of other batches, although regression does."""
     known = recording.generalization
     if known is None or known.regression is None or recording.rate_share < 1:
         return False
     if known.steps < thresholds.schooled_steps:
         return False
-    return known.unlearnt > NOTHING and known.regression < thresholds.unexplained_variance
+    if known.regression >= thresholds.unexplained_variance:
+        return False
+    return known.unlearnt > NOTHING or scrambles(known, thresholds)
+
+
+def scrambles(known: Generalization, thresholds: Thresholds) -> bool:
+    """Whether the outputs tell next to nothing of what regression tells from the inputs."""
+    if known.regression is None or known.readout is None:
+        return False
+    return 1 - known.readout < thresholds.readout_share * (1 - known.regression)
 
 
 def asks_for_nothing(recording: Recording) -> bool:

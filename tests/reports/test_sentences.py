@@ -134,6 +134,19 @@ def finding(code: str, **facts: object) -> Finding:
         ),
         (
             finding(
+                "GC306",
+                observed=0.57,
+                evidence=(("schooled", 2048), ("regression", 0.09), ("readout", 0.88)),
+            ),
+            (
+                "After 2048 steps the net knows next to nothing of others: 57% of the loss is "
+                "left, and its outputs explain 12% of what these ask for. Kernel regression on "
+                "the same batches explains 91% of what the others ask for: there is something to "
+                "learn."
+            ),
+        ),
+        (
+            finding(
                 "GC104",
                 consequences=(
                     finding("GC306", evidence=(("schooled", 2048), ("regression", 0.06))),

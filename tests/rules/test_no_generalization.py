@@ -26,6 +26,13 @@ LIMITS = Thresholds(unexplained_variance=0.75, schooled_steps=2000)
         ({"regression": 1.1}, {}, False),  # targets at random
         ({"regression": None}, {}, False),  # it was not asked
         ({"steps": 1999}, {}, False),
+        # Of what regression explains, .26, the outputs explain less than a fourth.
+        ({"unlearnt": 0.6, "readout": 0.94}, {}, True),
+        ({"unlearnt": 0.6, "readout": 1.2}, {}, True),
+        ({"unlearnt": 0.6, "readout": 0.93}, {}, False),
+        ({"unlearnt": 0.6, "readout": 1.2, "regression": 0.75}, {}, False),
+        ({"unlearnt": 0.6, "readout": 1.2, "steps": 1999}, {}, False),
+        ({"unlearnt": 0.95, "readout": 0.1}, {}, True),  # what is there and never used
         ({}, {"rate_share": 0.99}, False),  # in a warm-up
     ],
 )

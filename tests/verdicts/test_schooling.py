@@ -104,6 +104,34 @@ def _flat(batches: Batches) -> Batches:
     return [(x.flatten(1), y) for x, y in batches]
 
 
+def test_what_scrambles_its_input(digits: Data) -> None:
+    """Weights of N(0, 10^2): BatchNorm keeps every norm in order, and no step turns a weight."""
+
+    def build() -> nn.Sequential:
+        torch.manual_seed(0)
+        sizes = [64] + [16] * 5
+        layers = [
+            nn.Sequential(nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU())
+            for before, after in pairwise(sizes)
+        ]
+        net = nn.Sequential(*layers, nn.Linear(16, 10))
+        for name, parameter in net.named_parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=10)
+            elif name.endswith("0.bias"):
+                nn.init.zeros_(parameter)
+        return net
+
+    batches, optimizer = digits(batch=64, count=28), partial(SGD, lr=0.01)
+    report = gradcheckup.diagnose(build(), batches, CE, optimizer=optimizer)
+    assert [each.code for each in report.at_least("critical")] == ["GC306"]
+    known = report.recording.generalization
+    assert known is not None
+    assert known.unlearnt < 0.9
+    assert "its outputs explain" in " ".join(str(report).split())
+    assert share_right(build(), optimizer, batches[:20], batches[20:], 2048) < 0.5
+
+
 def test_the_same_net_where_it_can_remember(recall: Data) -> None:
     batches = recall(20, count=40)
     report = gradcheckup.diagnose(remembering(32), batches, CE, optimizer=ADAM)
