@@ -55,10 +55,14 @@ RULE = Rule(
         "Not in a warm-up or a schedule that holds the rate low."
     ),
     default=(
-        "schooled_steps = 2000; unexplained_variance = 0.75; readout_share = 0.25. "
-        "@@EVIDENCE@@ Regression leaves .1 to .4 of the variance of digits and of a symbol among "
-        "100 steps of noise, and 1 of targets that have nothing to do with the inputs: of such "
-        "data nobody is asked to know anything."
+        "schooled_steps = 2000; unexplained_variance = 0.75; readout_share = 0.25. Of 3048 nets of "
+        "benchmarks/verdicts.py it is found for 59 that fail, for 12 that learn at a tenth of the "
+        "learning rate, for 2 that learn with more time, and for none of the 1894 that learn: "
+        "mostly RNNs, LSTMs and GRUs that have to remember 10 steps and more and learn the noise "
+        "of their batches by heart, then nets behind BatchNorm whose weights are so large that no "
+        "step turns them. Regression leaves .1 to .4 of the variance of digits and of a symbol "
+        "among 100 steps of noise, and 1 of targets that have nothing to do with the inputs: of "
+        "such data nobody is asked to know anything."
     ),
     false_alarms=(
         "A net that needs more than 2000 steps to begin, and is given them. Regression sees "
