@@ -45,7 +45,7 @@ def _mlp(depth: int, init: str) -> tuple[nn.Module, Batches]:
 
 
 def _rnn() -> tuple[nn.Module, Batches]:
-    model = SequenceClassifier(nn.RNN(10, 16, batch_first=True), 10)
+    model = SequenceClassifier(nn.RNN(10, 16, batch_first=True), 16)
     return model, list(islice(recall(20).batches(32, 0), 40))
 
 

@@ -18,6 +18,7 @@ from gradcheckup.probe.batches import take
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
 from gradcheckup.probe.safekeeping import random_state
 from gradcheckup.probe.subject import OptimizerSource, default_optimizer
+from gradcheckup.report import Report
 from gradcheckup.thresholds import Thresholds
 from gradcheckup.treatments import TREATMENTS
 from gradcheckup.treatments.course import parse
@@ -116,6 +117,9 @@ def prescribe(
         return Prescription(before=before)
     loss = copy.deepcopy(criterion) if isinstance(criterion, nn.Module) else criterion
     training, held_out = divided(taken)
+    # What a treated net learns is told by its trial, and asked of it twice only where the verdict
+    # on the untreated one depends on that.
+    again = examine if _is_schooled(before) else partial(examine, batches=batches or steps)
     clinic = Clinic(
         model=model,
         source=optimizer or default_optimizer,
@@ -125,10 +129,7 @@ def prescribe(
             held_out=held_out,
             budget=budget if isinstance(budget, int) else _TIMED_STEPS,
         ),
-        # No more batches: what a treated net learns is told by its trial.
-        probe=lambda treated, optimizer: examine(
-            treated, optimizer=optimizer, batches=steps if batches is None else batches
-        ),
+        probe=lambda treated, optimizer: again(treated, optimizer=optimizer),
         before=before,
         seeds=tuple(range(seed, seed + seeds)),
         names=names or {},
@@ -136,6 +137,12 @@ def prescribe(
     if isinstance(budget, str):
         clinic = clinic.within(_seconds(budget), trials=len(texts or in_any_case()) + 2)
     return clinic.prescribe(texts, on_trial)
+
+
+def _is_schooled(report: Report) -> bool:
+    """Whether a net is unhealthy for what it had learnt when it was trained on."""
+    found = (each for finding in report.at_least("critical") for each in finding.walk())
+    return any(each.fact("schooled") for each in found)
 
 
 def _asked(treatments: str | Iterable[str] | None) -> tuple[str, ...] | None:

@@ -75,7 +75,9 @@ def headline(report: Report) -> tuple[str, str]:
     recording = report.recording
     steps = count(len(report.steps), "probe step")
     if recording.course:
-        steps = f"{len(report.steps)} of {count(len(recording.course), 'step')} measured"
+        schooled = recording.generalization.steps if recording.generalization else 0
+        made = max(len(recording.course), schooled)
+        steps = f"{len(report.steps)} of {count(made, 'step')} measured"
     if recording.history:
         steps = f"watched for {count(recording.history.steps, 'step')}"
         if recording.history.processes > 1:
