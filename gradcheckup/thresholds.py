@@ -74,9 +74,12 @@ class Thresholds:
         unexplained_variance: Share of the variance of new targets which kernel ridge regression
             may leave for a net to be blamed that knows nothing of them: digits leave .1 to .4, a
             symbol among 100 steps of noise .4, targets of no relation to their inputs 1.
-        readout_share: Nor may its outputs tell less than this share of what regression tells, where
-            it keeps more than half of the loss: nets that learn their batches by heart through
-            layers that scramble them tell 0 to .2, nets that learn slowly .5 and more.
+        readout_nothing: Nor is it blamed where regression on its outputs tells more than this share
+            of what regression on the inputs tells: it begins to learn, as LSTMs do that keep .98 of
+            the loss (.65), or its rate is small. Nets that are stuck tell 0 to .45.
+        readout_little: The same share for a net that keeps between .5 and .9 of the loss: what
+            learns its batches by heart through layers that scramble them tells 0 to .2, what
+            learns slowly .5 and more.
         saturation_slope: A pre-activation is saturated where the derivative is below this
             fraction of its maximum: |z| > 3.6 for sigmoid, 1.8 for tanh.
         saturation_warning: Share of saturated units that is worth a warning; a sigmoid net with
@@ -139,7 +142,8 @@ class Thresholds:
     unlearnt_loss: float = 0.25
     schooled_steps: float = 2000.0
     unexplained_variance: float = 0.75
-    readout_share: float = 0.25
+    readout_nothing: float = 0.5
+    readout_little: float = 0.25
     saturation_slope: float = 0.1
     saturation_warning: float = 0.5
     saturation_critical: float = 0.9

@@ -5,6 +5,7 @@ Where a net knows nothing of new batches, this tells whether there was anything 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,7 +127,7 @@ def _left(known: _Samples, new: _Samples) -> float | None:
             if best is None or press < best:
                 best = press
                 left = float((across @ weights + mean - asked).square().sum()) / spread
-    return left
+    return left if left is not None and math.isfinite(left) else None
 
 
 def _indicators(known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:

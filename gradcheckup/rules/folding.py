@@ -27,7 +27,7 @@ _EXPLAINS: tuple[tuple[str, frozenset[str]], ...] = (
     # What is too small for its format is no gradient any more.
     ("GC403", frozenset({"GC301", "GC303"})),
     # A layer through which nothing passes in time starves what is in front of it, or floods it.
-    ("GC105", frozenset({"GC101", "GC102", "GC203", "GC301", "GC302", "GC303", "GC306"}) | _WRONG),
+    ("GC105", frozenset({"GC101", "GC102", "GC203", "GC301", "GC302", "GC303"}) | _WRONG | _IDLE),
     # A NaN or Inf that spreads: the earlier step tells which of the two came first.
     ("GC402", frozenset({"GC401"})),
     ("GC401", frozenset({"GC402"})),
@@ -40,7 +40,7 @@ _EXPLAINS: tuple[tuple[str, frozenset[str]], ...] = (
     # Where none of these is critical, that nothing is learnt is what counts.
     ("GC104", _IDLE),
     ("GC305", frozenset({"GC101", "GC105", "GC203", "GC204", "GC201", "GC202", "GC301"})),
-    ("GC306", frozenset({"GC204", "GC201", "GC202", "GC301"})),
+    ("GC306", frozenset({"GC204", "GC201", "GC202", "GC301", "GC305"})),
 )
 """Causes, the deepest first, and what each explains."""
 

@@ -7,14 +7,7 @@ import statistics
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from gradcheckup.records import (
-    Generalization,
-    LayerRecord,
-    ParameterRecord,
-    Recording,
-    Role,
-    Step,
-)
+from gradcheckup.records import LayerRecord, ParameterRecord, Recording, Role, Step
 from gradcheckup.thresholds import Thresholds
 
 # Adam, Lion and Adagrad begin with 1, RMSprop with 10.
@@ -313,14 +306,12 @@ def learns_nothing(recording: Recording, thresholds: Thresholds) -> bool:
         return False
     if known.regression >= thresholds.unexplained_variance:
         return False
-    return known.unlearnt > NOTHING or scrambles(known, thresholds)
-
-
-def scrambles(known: Generalization, thresholds: Thresholds) -> bool:
-    """Whether the outputs tell next to nothing of what regression tells from the inputs."""
-    if known.regression is None or known.readout is None:
-        return False
-    return 1 - known.readout < thresholds.readout_share * (1 - known.regression)
+    nothing = known.unlearnt > NOTHING
+    if known.readout is None:
+        return nothing
+    # What begins to learn shows in the direction of the outputs before it shows in the loss.
+    share = thresholds.readout_nothing if nothing else thresholds.readout_little
+    return 1 - known.readout < share * (1 - known.regression)
 
 
 def asks_for_nothing(recording: Recording) -> bool:

@@ -14,7 +14,8 @@ from gradcheckup.thresholds import Thresholds
 def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     """Flags steps behind a plateau by which next to nothing is learnt from the input."""
     waited = recording.late and len(recording.paces) > 1
-    if recording.generalization is not None:  # no forecast is needed: see GC306
+    known = recording.generalization
+    if known is not None and known.unlearnt <= query.NOTHING:  # the forecast has failed
         return
     if not waited or not query.is_stalled(recording, thresholds):
         return
@@ -54,7 +55,7 @@ RULE = Rule(
         "share has grown so slowly since step 64 that a step wins a thousandth only after more "
         "than stalled_steps further ones (plateaus end at saddles, which are left exponentially; "
         "Saxe, McClelland & Ganguli 2014); under an optimizer whose steps follow the size of the "
-        "gradient (SGD). A light net of which the data has more is trained on instead (GC306). "
+        "gradient (SGD). A light net of which the data has more is trained on to see (GC306). "
         "Where a scheduler holds the learning rate below the one it started from, it is scaled up "
         "to that."
     ),

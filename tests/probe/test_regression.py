@@ -121,6 +121,14 @@ def test_samples_of_different_shapes() -> None:
     assert unexplained_variance(batches[:2], batches[2:], MODEL) is None
 
 
+def test_what_is_not_finite_tells_nothing() -> None:
+    """The outputs of a net may be so; a column of that kind is left out."""
+    batches = [(torch.randn(4, 2), torch.arange(4)) for _ in range(4)]
+    batches[1][0][2, 1] = torch.inf
+    assert (unexplained_variance(batches[:2], batches[2:], MODEL) or 0.0) > 0.5
+    assert unexplained_variance(batches[2:], batches[:2], MODEL) is None
+
+
 def test_of_large_samples_and_batches_it_takes_a_part() -> None:
     inputs = torch.randn(4096, 100, 100)
     targets = inputs.mean(dim=(1, 2))
