@@ -137,7 +137,8 @@ class _Trail:
         before = query.pace(self._look())
         if before is None:
             return followed
-        self.probe.widen()
+        if self.probe.has_more():
+            self.probe.widen()
         ahead = (_PATIENCE - 1) * len(followed.course)
         losses = self.probe.train(ahead - len(self.early))
         found = self._look()
@@ -174,9 +175,10 @@ class _Trail:
     def _school(self, recording: Recording, until: int, enough: float) -> Recording:
         """What a net knows of batches that it is not trained on, by this step or when enough."""
         probe = self.probe
-        self._return_to(len(recording.course))
-        if not (probe.apart or probe.widen()):
+        if not probe.has_more():
             return recording
+        self._return_to(len(recording.course))
+        probe.widen()
         while (known := probe.generalization()) and known.unlearnt >= enough:
             if probe.made >= until:
                 break

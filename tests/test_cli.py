@@ -546,7 +546,7 @@ def test_colour_and_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.M
         "    time.sleep(0.5)\n"
         "    return nn.functional.cross_entropy(model(batch[0]), batch[1])\n"
     )
-    arguments = ["diagnose", "model.py", "--steps", "4"]
+    arguments = ["diagnose", "model.py", "--steps", "4", "--follow", "0"]
     head, tail = pty.openpty()
     with process(*arguments, folder=tmp_path, stdout=tail, stderr=tail, stdin=tail) as child:
         os.close(tail)

@@ -57,6 +57,7 @@ class Probe:
         batches: What it trains on, in turn.
         on_step: Called after each step but those that are made a second time.
         apart: Batches that it is not trained on.
+        others: Batches that it is not trained on yet.
         made: How many steps were made.
         told: Of how many `on_step` was told.
     """
@@ -66,6 +67,7 @@ class Probe:
     batches: Sequence[Any]
     on_step: OnStep | None
     apart: Sequence[Any] = ()
+    others: Sequence[Any] = ()
     made: int = 0
     told: int = 0
 
@@ -148,14 +150,16 @@ class Probe:
         """How much the net does not know of its batches now; see `Recording.unlearnt`."""
         return self.bench.ignorance(*self.batches)
 
-    def widen(self) -> bool:
-        """Trains on more batches from now on, and keeps some apart; False where there are none."""
-        more = self.supply.more(_MORE)
-        if len(more) < _FEWEST:
-            return False
-        kept = len(more) // _KEPT
-        self.apart, self.batches = more[:kept], (*self.batches, *more[kept:])
-        return True
+    def has_more(self) -> bool:
+        """Whether the data has more batches, some of which are then kept apart."""
+        if not self.apart and len(more := self.supply.more(_MORE)) >= _FEWEST:
+            kept = len(more) // _KEPT
+            self.apart, self.others = more[:kept], more[kept:]
+        return bool(self.apart)
+
+    def widen(self) -> None:
+        """Trains on the others of them as well from now on."""
+        self.batches, self.others = (*self.batches, *self.others), ()
 
     def generalization(self) -> Generalization | None:
         """What it knows of the batches that are kept apart; None where that cannot be said."""
