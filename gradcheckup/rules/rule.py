@@ -13,7 +13,7 @@ _YIELDING = (
     "loss on at least 4 batches is at step 64 less than unlearnt_loss of what it is where their "
     "samples exchange the outputs, or by step 256 its loss on batches that it was not trained on."
 )
-_CONVICTING = "A warning is critical where the net learns nothing in a thousand steps (GC306)."
+_CONVICTING = "A warning is critical where the net learns nothing in schooled_steps (GC306)."
 
 Check = Callable[[Recording, Thresholds], Iterator[Finding]]
 

@@ -51,6 +51,18 @@ def remembering(width: int) -> First:
     return net
 
 
+def normed(
+    width: int, depth: int, norm: Callable[[int], nn.Module], activation: type[nn.Module]
+) -> nn.Sequential:
+    """Plain blocks with norms, for digits; the same ones each time."""
+    torch.manual_seed(0)
+    blocks = [
+        nn.Sequential(nn.Linear(before, after), norm(after), activation())
+        for before, after in pairwise([64] + [width] * depth)
+    ]
+    return nn.Sequential(*blocks, nn.Linear(width, 10))
+
+
 def share_right(
     net: nn.Module,
     optimizer: Callable[..., torch.optim.Optimizer],
@@ -110,13 +122,7 @@ def test_what_scrambles_its_input(digits: Data) -> None:
     """Weights of N(0, 10^2): BatchNorm keeps every norm in order, and no step turns a weight."""
 
     def build() -> nn.Sequential:
-        torch.manual_seed(0)
-        sizes = [64] + [16] * 5
-        layers = [
-            nn.Sequential(nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU())
-            for before, after in pairwise(sizes)
-        ]
-        net = nn.Sequential(*layers, nn.Linear(16, 10))
+        net = normed(16, 5, nn.BatchNorm1d, nn.ReLU)
         for name, parameter in net.named_parameters():
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=10)
@@ -183,16 +189,7 @@ def test_who_limits_the_batches_means_it(recall: Data) -> None:
 
 def test_what_new_batches_acquit(digits: Data) -> None:
     """Deep sigmoids between norms: 1e-3 of the gradient is left, which Adam gets over."""
-
-    def build() -> nn.Sequential:
-        torch.manual_seed(0)
-        sizes = [64] + [256] * 6
-        blocks = [
-            nn.Sequential(nn.Linear(before, after), nn.LayerNorm(after), nn.Sigmoid())
-            for before, after in pairwise(sizes)
-        ]
-        return nn.Sequential(*blocks, nn.Linear(256, 10))
-
+    build = partial(normed, 256, 6, nn.LayerNorm, nn.Sigmoid)
     batches = digits(batch=64, count=28)
     condemned = gradcheckup.diagnose(build(), batches[:8], CE, optimizer=ADAM)
     assert [each.code for each in condemned.at_least("critical")] == ["GC101"]
