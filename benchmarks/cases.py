@@ -19,6 +19,8 @@ Value = TypeVar("Value", str, int, float)
 
 PROBE_STEPS = 8
 """What every detector gets to see, and what `diagnose` makes unless told."""
+FOLLOWED_STEPS = 64
+"""Up to which `diagnose` makes them with the same batches in turn."""
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd-0.01": functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9),

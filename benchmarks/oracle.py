@@ -36,7 +36,8 @@ _LIMITS = (
     ("GC305", "won", 8e-5, math.inf),
 )
 """Codes, the ratio that decides, and between which limits it is in order."""
-_RUNAWAY = 1e3
+RUNAWAY = 1e3
+"""As many times what it was at first, a gradient or a loss runs away."""
 _DEAD = 0.9
 _LAYERS = (nn.Linear, nn.Conv2d, nn.TransformerEncoderLayer)
 _SKIPS = (Residual, nn.TransformerEncoderLayer)
@@ -109,7 +110,7 @@ def causes(case: Case, seed: int, made: int = PROBE_STEPS) -> frozenset[str]:
         for ratios in (flows[0], settled)
         if name in ratios and (ratios[name] < low or ratios[name] > high)
     }
-    if not all(each < _RUNAWAY * totals[0] for each in totals):
+    if not all(each < RUNAWAY * totals[0] for each in totals):
         found.add("GC102")
     alive = fired[len(fired) // 2 :]
     for name in alive[0]:
@@ -141,6 +142,19 @@ def learns_nothing(case: Case, seed: int, steps: int = 2048) -> bool:
         other = LogisticRegression(max_iter=1000).fit(task.inputs.flatten(1), task.targets)
         told = other.score(task.held_inputs.flatten(1), task.held_targets)
     return score <= task.fails and told >= task.learns
+
+
+def runs_away(case: Case, seed: int, steps: int = 2048) -> bool:
+    """Whether the loss of so much training, in float64, leaves the finite numbers or comes near."""
+    net, first = _Net(case, seed), math.nan
+    optimizer = case.make_optimizer(net.model.parameters())
+    for batch in itertools.islice(case.task.batches(case.batch_size, seed), steps):
+        net.backward(batch)
+        optimizer.step()
+        first = net.loss if math.isnan(first) else first
+        if not net.loss <= RUNAWAY * first:
+            return True
+    return False
 
 
 def gains(case: Case, seed: int, trained: int = 0) -> dict[str, float]:
@@ -180,6 +194,7 @@ class _Net:
     Attributes:
         model: The net.
         recurrent: Names of its recurrent layers.
+        loss: At the last backward pass.
         fires: Of ReLUs that no path leads around, which units fired in the last forward pass.
     """
 
@@ -188,6 +203,7 @@ class _Net:
         self.model = case.build().double()
         modules = dict(self.model.named_modules())
         self.recurrent = [name for name, each in modules.items() if isinstance(each, nn.RNNBase)]
+        self.loss = math.nan
         self._criterion = case.task.criterion()
         self._outputs: dict[str, Tensor] = {}
         blocks = [
@@ -252,7 +268,9 @@ class _Net:
     def backward(self, batch: tuple[Tensor, Tensor]) -> float:
         """Leaves gradients on the parameters; returns their norm."""
         self.model.zero_grad()
-        self._loss(batch).backward()  # type: ignore[no-untyped-call]
+        loss = self._loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.loss = float(loss.detach())
         found = [each.grad for each in self.model.parameters() if each.grad is not None]
         return math.hypot(*(float(each.norm()) for each in found))
 

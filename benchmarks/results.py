@@ -11,9 +11,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import PROBE_STEPS, Case
+from benchmarks.cases import FOLLOWED_STEPS, PROBE_STEPS, Case
 from benchmarks.jsonlines import append_line, read_lines
-from benchmarks.oracle import CAUSES, causes, layers_at_fault, learns_nothing
+from benchmarks.oracle import (
+    CAUSES,
+    RUNAWAY,
+    causes,
+    layers_at_fault,
+    learns_nothing,
+    runs_away,
+)
 from benchmarks.peers import Opinion
 from benchmarks.training import Outcome
 from gradcheckup import Finding, Report
@@ -118,7 +125,9 @@ def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report)
     worst = report.findings[0] if report.findings else None
     blamed = worst if not report.healthy else None
     # What was measured where the course ends is about the net as it is there.
-    made = len(report.recording.course) if report.recording.late else PROBE_STEPS
+    course = report.recording.course
+    made = len(course) if report.recording.late else PROBE_STEPS
+    astray = made > FOLLOWED_STEPS and not course[-1] <= RUNAWAY * course[0]
     return Result(
         identity=identity(case, seed, budget),
         family=case.family,
@@ -138,8 +147,10 @@ def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report)
         losses=[step.loss for step in report.steps],
         late_score=outcome.late_score,
         gentle_score=outcome.gentle_score,
-        right_code=_named(blamed, case, seed, made) if blamed else None,
-        right_layer=_placed(blamed, _fault(case, seed, blamed, made)) if blamed else None,
+        right_code=_named(blamed, case, seed, made, astray=astray) if blamed else None,
+        right_layer=(
+            _placed(blamed, _fault(case, seed, blamed, made)) if blamed and not astray else None
+        ),
         severity=worst.severity.rank if worst else -1,
         excess=max(
             (
@@ -152,10 +163,20 @@ def result(case: Case, seed: int, budget: int, outcome: Outcome, report: Report)
     )
 
 
-def _named(finding: Finding, case: Case, seed: int, made: int) -> bool | None:
-    """Whether its code is what is wrong; None where nobody knows."""
+def _named(finding: Finding, case: Case, seed: int, made: int, *, astray: bool) -> bool | None:
+    """Whether its code is what is wrong; None where nobody knows.
+
+    Args:
+        finding: That is blamed.
+        case: The net.
+        seed: Of it and its batches.
+        made: After how many steps it was found.
+        astray: Whether the loss runs away there, where no layer is at fault.
+    """
     if case.culprit:
         return finding.code in case.culprit.codes
+    if astray:
+        return finding.code == "GC102" and runs_away(case, seed)
     if finding.code == "GC306":
         return learns_nothing(case, seed)
     known = causes(case, seed, made)

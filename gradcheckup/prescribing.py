@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -18,6 +19,7 @@ from gradcheckup.probe.batches import take
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
 from gradcheckup.probe.safekeeping import random_state
 from gradcheckup.probe.subject import OptimizerSource, default_optimizer
+from gradcheckup.pursuit import HORIZON
 from gradcheckup.report import Report
 from gradcheckup.thresholds import Thresholds
 from gradcheckup.treatments import TREATMENTS
@@ -140,9 +142,10 @@ def prescribe(
 
 
 def _is_schooled(report: Report) -> bool:
-    """Whether a net is unhealthy for what it had learnt when it was trained on."""
+    """Whether a net is unhealthy for what became of it when it was trained on."""
     found = (each for finding in report.at_least("critical") for each in finding.walk())
-    return any(each.fact("schooled") for each in found)
+    lost = len(report.recording.course) > HORIZON and not math.isfinite(report.recording.last_loss)
+    return lost or any(each.fact("schooled") for each in found)
 
 
 def _asked(treatments: str | Iterable[str] | None) -> tuple[str, ...] | None:

@@ -4,8 +4,9 @@ Some nets look sound at first and are spoilt after twenty or fifty steps: the lo
 units die and signals collapse one by one until it stands still. Others look bad and learn all the
 same. So small nets are followed further. Where the loss is not finite any more, or nothing has been
 learnt by then, the steps that led there are made again and measured; and where nothing has been
-learnt, once more after some patience. Where it is still open then whether the net learns, it is
-schooled on more batches, and asked what it knows of others. That may acquit it, or convict it.
+learnt, once more after some patience. Where it is still open then whether the net learns, or there
+is a warning, it is schooled on more batches, and asked what it knows of others. That may acquit it,
+or convict it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ _PER_WEIGHT = 16
 _FEW_CALLS = 400
 """Calls of layers in a forward pass: where Python loops over a sequence, they take the time."""
 
-_ACQUITTED = {rule.code for rule in RULES if rule.yields} | {"GC302"}
+_YIELDING = {rule.code for rule in RULES if rule.yields}
+_ACQUITTED = _YIELDING | {"GC302"}
 """What a longer course may acquit."""
 
 _PATIENCE = 4
@@ -100,22 +102,33 @@ class _Trail:
     def follow(self, recording: Recording, horizon: int) -> Recording:
         """What is known at the horizon, or after more patience and schooling."""
         outlook = self.probe.foresee(horizon - self.probe.made)
-        course = (*(step.loss for step in recording.steps), *outlook.losses)
+        course = (*self.probe.losses, *outlook.losses)
         followed = replace(recording, course=course, unlearnt=outlook.unlearnt)
         condemned = self._condemns(followed)
         if _runs_away(course):
             return recording if condemned else self._spoilt(followed)
         if condemned:
-            acquitted = self._school(followed, _PATIENCE * horizon, self.limits.unlearnt_loss)
-            return recording if self._condemns(acquitted) else acquitted
-        if query.knows_nothing(followed):
+            followed = self._school(followed, _PATIENCE * horizon, self.limits.unlearnt_loss)
+            if self._condemns(followed):
+                return recording
+        elif query.knows_nothing(followed):
             followed = self._wait(followed)
-        if (followed.unlearnt or 0.0) < _KNOWS or self._condemns(followed, but=_FORECAST):
+        if self._condemns(followed, but=_FORECAST):
             return followed
-        return self._compare(followed, _SCHOOLING * horizon)
+        if (followed.unlearnt or 0.0) >= _KNOWS or self._doubts(followed):
+            return self._compare(followed, _SCHOOLING * horizon)
+        return followed
 
     def _condemns(self, recording: Recording, *, but: str = "") -> bool:
         return any(each.code != but for each in _critical(recording, self.judge))
+
+    def _doubts(self, recording: Recording) -> bool:
+        """Whether there is a warning that more steps settle."""
+        return any(
+            each.code in _YIELDING and each.severity is Severity.WARNING
+            for finding in self.judge(recording)
+            for each in finding.walk()
+        )
 
     def _spoilt(self, followed: Recording) -> Recording:
         """What a look at the end of the course finds of why the loss has run away."""
@@ -133,20 +146,21 @@ class _Trail:
 
     def _wait(self, followed: Recording) -> Recording:
         """What becomes of a net that knows nothing, and learns at some pace."""
-        self._return_to(len(followed.course) - len(self.early))
+        probe, late = self.probe, len(self.early)
+        self._return_to(len(followed.course) - late)
         before = query.pace(self._look())
         if before is None:
             return followed
-        if self.probe.has_more():
-            self.probe.widen()
-        ahead = (_PATIENCE - 1) * len(followed.course)
-        losses = self.probe.train(ahead - len(self.early))
-        found = self._look()
-        late = tuple(step.loss for step in found.settled)
-        course = (*followed.course, *losses, *late)
-        if _runs_away(course):  # after so long it is judged by where it stood before
-            return followed
-        left, pace = self.probe.ignorance(), query.pace(found)
+        if probe.has_more():
+            probe.widen()
+        put_back = probe.mark()
+        probe.train((_PATIENCE - 1) * len(followed.course) - late)
+        found = self._look() if math.isfinite(probe.losses[-1]) else followed
+        course = tuple(probe.losses)
+        if _runs_away(course):
+            put_back()
+            return self._spoilt(replace(followed, course=course))
+        left, pace = probe.ignorance(), query.pace(found)
         paces = () if pace is None else (before, pace)
         found = replace(found, course=course, unlearnt=left, paces=paces)
         # On a plateau from which nets learn in the end, many look bad.
@@ -159,13 +173,16 @@ class _Trail:
         """What a net knows at last of batches on which regression knows something."""
         if _work(followed) > _SCHOOLED or until < self.limits.schooled_steps:
             return followed
-        now = self._school(followed, 0, _KNOWS)
-        if now.generalization is None or now.generalization.unlearnt < _KNOWS:
+        enough = -math.inf if self._doubts(followed) else _KNOWS
+        now = self._school(followed, 0, enough)
+        known = now.generalization
+        if known is None or known.unlearnt < enough:
             return now
         left = self.probe.regression()
-        if left is None or left > self.limits.unexplained_variance:
+        told = left is not None and left <= self.limits.unexplained_variance
+        if known.unlearnt >= _KNOWS and not told:
             return followed  # it may be the data
-        schooled = self._school(followed, until, _KNOWS)
+        schooled = self._school(now, until, enough)
         known = schooled.generalization
         if known is None or known.unlearnt < _KNOWS:
             return schooled
@@ -182,9 +199,12 @@ class _Trail:
         while (known := probe.generalization()) and known.unlearnt >= enough:
             if probe.made >= until:
                 break
-            losses = probe.train(min(2 * probe.made, until) - probe.made)
-            if not math.isfinite(losses[-1]):  # after so long it is judged by what was seen before
-                return recording
+            put_back = probe.mark()
+            probe.train(min(2 * probe.made, until) - probe.made)
+            course = tuple(probe.losses)
+            if _runs_away(course):
+                put_back()
+                return self._spoilt(replace(recording, course=course))
         return replace(recording, generalization=known)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from gradcheckup.probe.bench import Bench
 from gradcheckup.probe.ledger import Ledger
 from gradcheckup.probe.objective import Objective
 from gradcheckup.probe.regression import unexplained_variance
-from gradcheckup.probe.safekeeping import RandomStates, replay, restored
+from gradcheckup.probe.safekeeping import RandomStates, Snapshot, replay
 from gradcheckup.probe.subject import Subject
 from gradcheckup.probe.supply import Supply
 from gradcheckup.records import Generalization, Recording, Step
@@ -58,7 +57,7 @@ class Probe:
         on_step: Called after each step but those that are made a second time.
         apart: Batches that it is not trained on.
         others: Batches that it is not trained on yet.
-        made: How many steps were made.
+        losses: Of the steps that were made.
         told: Of how many `on_step` was told.
     """
 
@@ -68,8 +67,13 @@ class Probe:
     on_step: OnStep | None
     apart: Sequence[Any] = ()
     others: Sequence[Any] = ()
-    made: int = 0
+    losses: list[float] = field(default_factory=list)
     told: int = 0
+
+    @property
+    def made(self) -> int:
+        """How many steps were made."""
+        return len(self.losses)
 
     def look(self, steps: int, *, settled_from: int = 0) -> tuple[Step, ...]:
         """Makes some steps and measures each; ends early with a loss that is not finite.
@@ -92,7 +96,8 @@ class Probe:
                     capture.keeps_outputs = self.bench.objective.compute_loss is None
                 step = self.bench.step(self.made, self._batch(), settled=index >= settled_from)
                 measured.append(step)
-                self._advance(planned)
+                self.losses.append(step.loss)
+                self._tell(planned)
                 if not math.isfinite(step.loss):
                     break
         return tuple(measured)
@@ -108,16 +113,35 @@ class Probe:
             ModelError: A step failed.
             LossError: The loss is not a scalar that requires grad.
         """
-        losses: list[float] = []
-        planned = self.told + steps
+        before, planned = self.made, self.told + steps
         with eager(), torch.enable_grad():
-            while len(losses) < steps and all(map(math.isfinite, losses[-1:])):
-                losses.append(self.bench.train(self._batch()))
-                if again:
-                    self.made += 1
-                else:
-                    self._advance(planned)
-        return tuple(losses)
+            for _ in range(steps):
+                self.losses.append(self.bench.train(self._batch()))
+                if not again:
+                    self._tell(planned)
+                if not math.isfinite(self.losses[-1]):
+                    break
+        return tuple(self.losses[before:])
+
+    def mark(self) -> Callable[[], None]:
+        """What puts everything back to where it stands now, once.
+
+        Raises:
+            ModelError: There is something that cannot be put back.
+        """
+        subject, losses, states = self.bench.subject, list(self.losses), RandomStates()
+        every = [each for each in (subject.model, subject.criterion) if isinstance(each, nn.Module)]
+        try:
+            before = Snapshot(every, subject.optimizer)
+        except Exception as error:
+            raise ModelError(f"the model cannot be put back: {one_line(error)}") from error
+
+        def put_back() -> None:
+            before.put_back()
+            states.put_back()
+            self.losses = losses
+
+        return put_back
 
     def foresee(self, steps: int) -> Outlook:
         """What comes of some further steps, after which everything is as it was before them.
@@ -126,21 +150,13 @@ class Probe:
             ModelError: A step failed, or there is something that cannot be put back.
             LossError: The loss is not a scalar that requires grad.
         """
-        subject, made, states = self.bench.subject, self.made, RandomStates()
-        every = [each for each in (subject.model, subject.criterion) if isinstance(each, nn.Module)]
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(restored(every, subject.optimizer))
-            except Exception as error:
-                raise ModelError(f"the model cannot be put back: {one_line(error)}") from error
-            try:
-                losses = self.train(steps)
-                finite = math.isfinite(losses[-1])
-                left = self.ignorance() if finite else None
-                return Outlook(losses=losses, unlearnt=left)
-            finally:
-                states.put_back()
-                self.made = made
+        put_back = self.mark()
+        try:
+            losses = self.train(steps)
+            left = self.ignorance() if math.isfinite(losses[-1]) else None
+            return Outlook(losses=losses, unlearnt=left)
+        finally:
+            put_back()
 
     def recording(self, steps: Sequence[Step]) -> Recording:
         """What is known now, after these steps were measured."""
@@ -187,8 +203,7 @@ class Probe:
     def _batch(self) -> Any:
         return self.batches[self.made % len(self.batches)]
 
-    def _advance(self, planned: int) -> None:
-        self.made += 1
+    def _tell(self, planned: int) -> None:
         self.told += 1
         if self.on_step:
             self.on_step(self.told, planned)

@@ -93,46 +93,76 @@ def replay(states: RandomStates, model: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-@contextmanager
-def restored(modules: list[nn.Module], optimizer: Optimizer | None) -> Iterator[None]:
-    """Puts everything of some modules and their optimizer back, into the same objects."""
-    every = list({id(each): each for root in modules for each in root.modules()}.values())
-    attributes = [(vars(each), dict(vars(each))) for each in every]
-    containers: list[tuple[Any, Any]] = [
-        (value, value.copy())
-        for _, kept in attributes
-        for value in kept.values()
-        if isinstance(value, (dict, list, set))
-    ]
-    tensors = list({id(each): each for each in _tensors(attributes, containers)}.values())
-    values = [(each, each.detach().clone(), each.requires_grad) for each in tensors]
-    gradients = [(each, each.grad) for each in tensors if each.is_leaf]
-    groups = [(group, dict(group)) for group in optimizer.param_groups] if optimizer else []
-    state = (
-        {key: copy.deepcopy(value) for key, value in optimizer.state.items()} if optimizer else {}
-    )
-    for each, _ in gradients:
-        each.grad = None
-    try:
-        yield
-    finally:
+class Snapshot:
+    """Everything of some modules and their optimizer, as it is at one moment."""
+
+    def __init__(self, modules: list[nn.Module], optimizer: Optimizer | None) -> None:
+        """Copies it.
+
+        Args:
+            modules: With all that they contain.
+            optimizer: Of their parameters.
+        """
+        every = {id(each): each for root in modules for each in root.modules()}.values()
+        self._optimizers = list(_wrapped(optimizer))
+        attributes = [(vars(each), dict(vars(each))) for each in (*every, *self._optimizers)]
+        self._containers: list[tuple[Any, Any]] = [
+            (value, value.copy())
+            for _, kept in attributes
+            for value in kept.values()
+            if isinstance(value, (dict, list, set))
+        ]
+        tensors = {id(each): each for each in _tensors(attributes, self._containers)}.values()
+        self._values = [(each, each.detach().clone(), each.requires_grad) for each in tensors]
+        self._gradients = [(each, each.grad) for each in tensors if each.is_leaf]
+        groups = [group for each in self._optimizers for group in each.param_groups]
+        self._entries = [*attributes, *((group, dict(group)) for group in groups)]
+        self._states = [
+            {key: copy.deepcopy(value) for key, value in each.state.items()}
+            for each in self._optimizers
+        ]
+        for each, _ in self._gradients:
+            each.grad = None
+
+    def put_back(self) -> None:
+        """Sets it as it was, once: the state of the optimizer is not copied again."""
         # Into the same objects: a handle of a hook holds on to the registry it was put in.
-        for now, kept in (*attributes, *groups):
+        for now, kept in self._entries:
             now.clear()
             now.update(kept)
-        for container, contents in containers:
+        for container, contents in self._containers:
             container.clear()
             (container.extend if isinstance(container, list) else container.update)(contents)
         with torch.no_grad():
-            for tensor, value, requires_grad in values:
+            for tensor, value, requires_grad in self._values:
                 if tensor.is_leaf:
                     tensor.requires_grad_(requires_grad)
                 tensor.data.copy_(value)
-        for tensor, gradient in gradients:
+        for tensor, gradient in self._gradients:
             tensor.grad = gradient
-        if optimizer:
+        for optimizer, state in zip(self._optimizers, self._states, strict=True):
             optimizer.state.clear()
             optimizer.state.update(state)
+
+
+@contextmanager
+def restored(modules: list[nn.Module], optimizer: Optimizer | None) -> Iterator[None]:
+    """Puts everything of some modules and their optimizer back, into the same objects."""
+    before = Snapshot(modules, optimizer)
+    try:
+        yield
+    finally:
+        before.put_back()
+
+
+def _wrapped(optimizer: Optimizer | None) -> Iterator[Optimizer]:
+    """An optimizer, and those that it makes its steps with."""
+    found: list[Any] = [optimizer]
+    for each in found:
+        if isinstance(each, Optimizer):
+            yield each
+            inner = (value for value in vars(each).values() if isinstance(value, Optimizer))
+            found.extend(value for value in inner if not any(value is known for known in found))
 
 
 def _tensors(attributes: list[Any], containers: list[Any]) -> Iterator[Tensor]:

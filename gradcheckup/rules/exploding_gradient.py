@@ -155,7 +155,8 @@ RULE = Rule(
         "The end-to-end gradient ratio (see GC101) above the limit at every step of the second "
         "half of the probe; or a norm over all parameter gradients that grows a thousandfold "
         "within the probe, after an update of more than a tenth of a layer's weights, while the "
-        "loss rises above loss_growth times its first value."
+        "loss rises above loss_growth times its first value. Of a net that was followed further, "
+        "the eight steps are measured up to which its loss leaves the finite numbers."
     ),
     default=(
         "gradient_ratio_high = 100: see benchmarks/verdicts.md for what becomes of nets above it. "

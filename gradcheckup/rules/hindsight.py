@@ -20,14 +20,14 @@ Evidence = tuple[tuple[str, float | int | str], ...]
 
 
 def acquitted(finding: Finding, recording: Recording, thresholds: Thresholds) -> Finding:
-    """What is left of a finding of a rule that yields: a warning, where most has been learnt.
+    """What is left of a finding of a rule that yields, where most has been learnt: a warning.
 
     Args:
         finding: As its rule left it.
         recording: Says what is left to learn, where the net was followed.
         thresholds: For how much may be left.
     """
-    if finding.severity is not Severity.CRITICAL:
+    if finding.severity is Severity.INFORMATION or query.learns_nothing(recording, thresholds):
         return finding
     left, known = recording.unlearnt, recording.generalization
     if known and query.generalizes(recording, thresholds):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import cycle, islice, pairwise
 from typing import Any
@@ -200,6 +201,97 @@ def test_what_new_batches_acquit(digits: Data) -> None:
     assert "of what new batches ask for" in " ".join(str(report).split())
     assert [step.index for step in report.steps] == list(range(8))
     assert share_right(build(), ADAM, batches[:20], batches[20:], 500) > 0.85
+
+
+class Turning(torch.optim.SGD):
+    """A training that goes well until step 300, and then wrong in some way at each step."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, factor: float) -> None:
+        super().__init__(parameters, lr=0.05, momentum=0.9)
+        self.factor = factor
+        self.made = 0
+
+    def step(self, closure: Any = None) -> Any:
+        found = super().step(closure)
+        self.made += 1
+        if self.made > 300:
+            with torch.no_grad():
+                for group in self.param_groups:
+                    for parameter in group["params"]:
+                        parameter.mul_(self.factor)
+        return found
+
+
+class Around(torch.optim.Optimizer):
+    """Leaves the steps to another one, as a lookahead does."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, factor: float) -> None:
+        self.inner = Turning(parameters, factor=factor)
+        super().__init__(self.inner.param_groups, {})
+
+    def step(self, closure: Any = None) -> Any:
+        return self.inner.step(closure)
+
+
+def warned_of() -> nn.Sequential:
+    """With a gradient ratio of 0.015: it learns, and is watched for that."""
+    torch.manual_seed(0)
+    sizes = [64] * 7
+    blocks = [each for size in pairwise(sizes) for each in (nn.Linear(*size), nn.LeakyReLU())]
+    return nn.Sequential(*blocks, nn.Linear(64, 10))
+
+
+def test_a_warning_is_followed_until_it_has_proved_empty(digits: Data) -> None:
+    batches, optimizer = digits(batch=64, count=28), partial(Turning, factor=1.0)
+    report = gradcheckup.diagnose(warned_of(), batches, CE, optimizer=optimizer)
+    assert report.healthy
+    (found,) = (each for each in report.findings if each.code == "GC101")
+    assert found.severity.value == "warning"
+    known = report.recording.generalization
+    assert known is not None
+    assert known.steps == 2048
+    assert "by step 2048 it knows" in " ".join(str(report).split())
+    assert share_right(warned_of(), optimizer, batches[:20], batches[20:], 300) > 0.7
+
+
+@pytest.mark.parametrize("kind", [Turning, Around])
+def test_what_runs_away_after_it_has_learnt(
+    digits: Data, kind: Callable[..., torch.optim.Optimizer]
+) -> None:
+    batches, optimizer = digits(batch=64, count=28), partial(kind, factor=2.0)
+    report = gradcheckup.diagnose(warned_of(), batches, CE, optimizer=optimizer)
+    (found,) = report.at_least("critical")
+    assert found.code == "GC102"
+    course = report.recording.course
+    assert not math.isfinite(course[-1])
+    assert 300 < len(course) < 330
+    late = list(range(len(course) - 8, len(course)))
+    assert [step.index for step in report.steps] == [*range(8), *late]
+    # They were made a second time, and are the same.
+    assert [step.loss for step in report.steps[:-1]] == [course[i] for i in (*range(8), *late[:-1])]
+    assert f"of {len(course)} steps measured" in " ".join(str(report).split())
+
+
+def test_what_loses_all_that_it_has_learnt(digits: Data) -> None:
+    batches, optimizer = digits(batch=64, count=28), partial(Turning, factor=0.0)
+    report = gradcheckup.diagnose(warned_of(), batches, CE, optimizer=optimizer)
+    (found,) = report.at_least("critical")
+    assert found.code == "GC101"
+    assert {"GC203", "GC306"} <= {each.code for each in found.walk()}
+    assert "after 2048 steps it knows nothing of new batches" in " ".join(str(report).split())
+
+
+def test_what_is_treated_is_followed_as_far_as_the_untreated(digits: Data) -> None:
+    found = gradcheckup.prescribe(
+        warned_of(),
+        digits(batch=64, count=28),
+        CE,
+        optimizer=partial(Turning, factor=2.0),
+        treatments="gradient_clipping",
+        budget=20,
+    )
+    assert [each.code for each in found.before.at_least("critical")] == ["GC102"]
+    assert not any(each.after.healthy for each in found.trials)
 
 
 def test_what_is_treated_is_schooled_where_the_untreated_was(recall: Data) -> None:
