@@ -5,8 +5,9 @@
 Both are timed in turn in one process, on one thread, and compared pair by pair, since machines
 drift. torchvision's resnet18, 96 px, batch 8, of which 8 steps are measured; a small net that is
 followed to step 64: an MLP of 10 layers of 128 units, batch 64; one that knows nothing by then and
-is followed to step 256: 3 such layers of small weights; and a recurrent net of 16 units that is to
-name the symbol 20 steps back, learns nothing, and is schooled to step 2048. SGD with momentum.
+is followed to step 256: 3 such layers of small weights; and two that are schooled to step 2048: a
+recurrent net of 16 units that is to name the symbol 20 steps back and learns nothing, and an MLP of
+6 layers of 64 units that bears a warning and learns digits. SGD with momentum.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from torch import Tensor, nn
 import gradcheckup
 from benchmarks.cases import PROBE_STEPS
 from benchmarks.networks import SequenceClassifier, initialise, mlp
-from benchmarks.tasks import recall
+from benchmarks.tasks import digits, recall
 
 HORIZON, PATIENCE, SCHOOLING = 64, 256, 2048
-"""To where a small net is followed, one that knows nothing by then, and one that learns nothing."""
+"""To where a small net is followed, one that knows nothing by then, and one that is schooled."""
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -49,11 +50,16 @@ def _rnn() -> tuple[nn.Module, Batches]:
     return model, list(islice(recall(20).batches(32, 0), 40))
 
 
+def _warned() -> tuple[nn.Module, Batches]:
+    return mlp([64, *[64] * 6, 10], nn.LeakyReLU), list(islice(digits().batches(64, 0), 20))
+
+
 SUBJECTS: Mapping[str, tuple[Callable[[], tuple[nn.Module, Batches]], int]] = {
     "resnet18": (_resnet18, PROBE_STEPS),
     "MLP": (partial(_mlp, 10, "he"), HORIZON),
     "MLP on a plateau": (partial(_mlp, 3, "normal-0.02"), PATIENCE),
     "RNN that learns nothing": (_rnn, SCHOOLING),
+    "MLP with a warning": (_warned, SCHOOLING),
 }
 
 

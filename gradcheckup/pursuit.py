@@ -194,18 +194,19 @@ class _Trail:
         probe = self.probe
         if not probe.has_more():
             return recording
-        self._return_to(len(recording.course))
+        put_back = probe.mark()
         probe.widen()
-        while (known := probe.generalization()) and known.unlearnt >= enough:
-            if probe.made >= until:
-                break
-            put_back = probe.mark()
-            probe.train(min(2 * probe.made, until) - probe.made)
+        self._return_to(len(recording.course))
+        while True:
             course = tuple(probe.losses)
             if _runs_away(course):
                 put_back()
                 return self._spoilt(replace(recording, course=course))
-        return replace(recording, generalization=known)
+            known = probe.generalization()
+            if known is None or known.unlearnt < enough or probe.made >= until:
+                return replace(recording, generalization=known)
+            put_back = probe.mark()
+            probe.train(min(2 * probe.made, until) - probe.made)
 
 
 def lasts(found: Recording, critical: Sequence[Finding], limits: Thresholds) -> bool:
