@@ -49,6 +49,8 @@ _SCHOOLED = 5e7
 """What is light: multiply-adds of a forward pass, of which two thousand steps take some seconds."""
 _KNOWS = 0.5
 """Who keeps no more than this share of the loss knows something."""
+_KNOWS_ALL = 0.01
+"""Who keeps no more than this is done: so much is asked of what bears a warning."""
 
 _FORECAST = "GC305"
 """What says of a plateau that it goes on: time tells."""
@@ -173,7 +175,7 @@ class _Trail:
         """What a net knows at last of batches on which regression knows something."""
         if _work(followed) > _SCHOOLED or until < self.limits.schooled_steps:
             return followed
-        enough = -math.inf if self._doubts(followed) else _KNOWS
+        enough = _KNOWS_ALL if self._doubts(followed) else _KNOWS
         now = self._school(followed, 0, enough)
         known = now.generalization
         if known is None or known.unlearnt < enough:

@@ -46,7 +46,7 @@ RULE = Rule(
         "exchange their outputs, or bears a warning that more steps may settle: up to 32 more "
         "batches of the data are taken, a third of them is kept apart, and the net is trained on "
         "with the others. At steps 128, 256 … 2048 it is asked what it keeps of the loss on those "
-        "that were kept apart; below one half it has passed, with a warning only at the end. It is "
+        "that were kept apart; below one half it has passed, with a warning below a hundredth. It is "
         "critical, after schooled_steps at least, that it keeps more than 0.9, and "
         "that what regression on its outputs explains of the targets kept apart is less than "
         "readout_nothing of what regression on the inputs explains; or that it keeps more than "
