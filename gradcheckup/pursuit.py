@@ -134,12 +134,12 @@ class _Trail:
 
     def _spoilt(self, followed: Recording) -> Recording:
         """What a look at the end of the course finds of why the loss has run away."""
-        self._return_to(len(followed.course) - len(self.early))
+        self._reach(len(followed.course) - len(self.early))
         found = replace(self._look(), course=followed.course)
         return found if self._condemns(found) else followed
 
-    def _return_to(self, step: int) -> None:
-        """Makes the steps again that lead there."""
+    def _reach(self, step: int) -> None:
+        """Makes the steps up to there, most of them again."""
         self.probe.train(max(step - self.probe.made, 0), again=True)
 
     def _look(self) -> Recording:
@@ -149,7 +149,7 @@ class _Trail:
     def _wait(self, followed: Recording) -> Recording:
         """What becomes of a net that knows nothing, and learns at some pace."""
         probe, late = self.probe, len(self.early)
-        self._return_to(len(followed.course) - late)
+        self._reach(len(followed.course) - late)
         before = query.pace(self._look())
         if before is None:
             return followed
@@ -198,7 +198,7 @@ class _Trail:
             return recording
         put_back = probe.mark()
         probe.widen()
-        self._return_to(len(recording.course))
+        self._reach(len(recording.course))
         while True:
             course = tuple(probe.losses)
             if _runs_away(course):
