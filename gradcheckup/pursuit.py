@@ -49,7 +49,7 @@ _SCHOOLED = 5e7
 """What is light: multiply-adds of a forward pass, of which two thousand steps take some seconds."""
 _KNOWS = 0.5
 """Who keeps no more than this share of the loss knows something."""
-_KNOWS_ALL = 0.01
+_KNOWS_ALL = 0.03
 """Who keeps no more than this is done: so much is asked of what bears a warning."""
 
 _FORECAST = "GC305"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ class Probe:
         on_step: Called after each step but those that are made a second time.
         apart: Batches that it is not trained on.
         others: Batches that it is not trained on yet.
+        shuffles: Whether it goes through its batches in another order each time.
         losses: Of the steps that were made.
         told: Of how many `on_step` was told.
     """
@@ -67,6 +69,7 @@ class Probe:
     on_step: OnStep | None
     apart: Sequence[Any] = ()
     others: Sequence[Any] = ()
+    shuffles: bool = False
     losses: list[float] = field(default_factory=list)
     told: int = 0
 
@@ -174,8 +177,11 @@ class Probe:
         return bool(self.apart)
 
     def widen(self) -> None:
-        """Trains on the others of them as well from now on."""
-        self.batches, self.others = (*self.batches, *self.others), ()
+        """Trains on the others of them as well from now on, each time in another order.
+
+        Always the same order keeps nets from learning that learn otherwise.
+        """
+        self.batches, self.others, self.shuffles = (*self.batches, *self.others), (), True
 
     def generalization(self) -> Generalization | None:
         """What it knows of the batches that are kept apart; None where that cannot be said."""
@@ -201,7 +207,11 @@ class Probe:
         return unexplained_variance(known, new, self.bench.subject.model)
 
     def _batch(self) -> Any:
-        return self.batches[self.made % len(self.batches)]
+        turn, place = divmod(self.made, len(self.batches))
+        if not self.shuffles:
+            return self.batches[place]
+        # The same at the same step, where steps are made again.
+        return Random(turn).sample(self.batches, len(self.batches))[place]  # noqa: S311
 
     def _tell(self, planned: int) -> None:
         self.told += 1

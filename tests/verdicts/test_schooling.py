@@ -204,7 +204,7 @@ def test_what_new_batches_acquit(digits: Data) -> None:
 
 
 class Turning(torch.optim.SGD):
-    """A training that goes well until step 300, and then wrong in some way at each step."""
+    """A training that goes well until step 150, and then wrong in some way at each step."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, factor: float) -> None:
         super().__init__(parameters, lr=0.05, momentum=0.9)
@@ -214,7 +214,7 @@ class Turning(torch.optim.SGD):
     def step(self, closure: Any = None) -> Any:
         found = super().step(closure)
         self.made += 1
-        if self.made > 300:
+        if self.made > 150:
             with torch.no_grad():
                 for group in self.param_groups:
                     for parameter in group["params"]:
@@ -249,9 +249,9 @@ def test_a_warning_is_followed_until_it_has_proved_empty(digits: Data) -> None:
     assert found.severity.value == "warning"
     known = report.recording.generalization
     assert known is not None
-    assert known.steps == 2048
-    assert "by step 2048 it knows" in " ".join(str(report).split())
-    assert share_right(warned_of(), optimizer, batches[:20], batches[20:], 300) > 0.7
+    assert known.unlearnt < 0.03 or known.steps == 2048
+    assert f"by step {known.steps} it knows" in " ".join(str(report).split())
+    assert share_right(warned_of(), optimizer, batches[:20], batches[20:], 500) > 0.8
 
 
 @pytest.mark.parametrize("kind", [Turning, Around])
@@ -264,7 +264,7 @@ def test_what_runs_away_after_it_has_learnt(
     assert found.code == "GC102"
     course = report.recording.course
     assert not math.isfinite(course[-1])
-    assert 300 < len(course) < 330
+    assert 150 < len(course) < 180
     late = list(range(len(course) - 8, len(course)))
     assert [step.index for step in report.steps] == [*range(8), *late]
     # They were made a second time, and are the same.
@@ -279,6 +279,35 @@ def test_what_loses_all_that_it_has_learnt(digits: Data) -> None:
     assert found.code == "GC101"
     assert {"GC203", "GC306"} <= {each.code for each in found.walk()}
     assert "after 2048 steps it knows nothing of new batches" in " ".join(str(report).split())
+
+
+def test_batches_come_in_another_order_each_time(recall: Data) -> None:
+    batches = recall(20, count=40)
+    seen: list[float] = []
+    trained: list[float] = []
+
+    def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(float((targets * torch.arange(len(targets))).sum()))
+        return CE(outputs, targets)
+
+    class Logged(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            trained.append(seen[-1])
+            return super().step(closure)
+
+    build = partial(first, nn.RNN, 16)
+    report = gradcheckup.diagnose(build(), batches, criterion, optimizer=partial(Logged, lr=0.01))
+    known = report.recording.generalization
+    assert known is not None
+    assert (known.steps, known.batches) == (2048, 30)
+    rounds = [tuple(trained[-8 - 30 * k :][:30]) for k in (1, 2, 3)]  # 2048 = 68 * 30 + 8
+    assert len({frozenset(each) for each in rounds}) == 1
+    assert len(set(rounds[0])) == 30
+    assert len(set(rounds)) == 3
+    before = list(trained)
+    trained.clear()
+    gradcheckup.diagnose(build(), batches, criterion, optimizer=partial(Logged, lr=0.01))
+    assert trained == before
 
 
 def test_what_is_treated_is_followed_as_far_as_the_untreated(digits: Data) -> None:
