@@ -66,7 +66,8 @@ _OPTIONS = (
         type=click.IntRange(min=0),
         metavar="STEP",
         help="Follow the loss to this step: look again where it gets nowhere, acquit what learns "
-        "all the same, train on what learns nothing; 0: do not.  [default: 64 for small nets]",
+        "all the same, train on what learns nothing or bears a warning; 0: do not.  "
+        "[default: 64 for small nets]",
     ),
     click.option(
         "--seed",
