@@ -39,10 +39,12 @@ _LIMITS = (
 RUNAWAY = 1e3
 """As many times what it was at first, a gradient or a loss runs away."""
 _DEAD = 0.9
+_FLAT, _SATURATED = 0.1, 0.9
 _LAYERS = (nn.Linear, nn.Conv2d, nn.TransformerEncoderLayer)
 _SKIPS = (Residual, nn.TransformerEncoderLayer)
+_BOUNDED = (nn.Sigmoid, nn.Tanh, nn.ELU, nn.SELU)
 
-CAUSES = frozenset(code for code, *_ in _LIMITS)
+CAUSES = frozenset(code for code, *_ in _LIMITS) | {"GC201", "GC401"}
 """Codes that `causes` can tell."""
 
 
@@ -82,16 +84,19 @@ def causes(case: Case, seed: int, made: int = PROBE_STEPS) -> frozenset[str]:
         one's; of others, of gradient and signal from end to end, and of the entropy of attention
         weights in the median layer to that of equal ones. And GC102, where the gradient of
         all parameters grew a thousandfold; GC202, where nine of ten units of a ReLU that no path
-        leads around fire for no sample of those late steps; GC305 of more than eight steps, where
-        what the samples' outputs move apart lowers the loss by less than 8e-5 of it.
+        leads around fire for no sample of those late steps; GC201, where nine of ten inputs of an
+        activation lie where it has less than a tenth of its largest slope, as a median over them;
+        GC401, where the first loss is no finite number in float32; GC305 of more than eight
+        steps, where what the samples' outputs move apart lowers the loss by less than 8e-5 of it.
     """
     net = _Net(case, seed)
     optimizer = case.make_optimizer(net.model.parameters())
-    flows, totals, fired = [], [], []
+    flows, totals, fired, flat = [], [], [], []
     for batch in _batches(case, seed, made):
         if len(totals) < PROBE_STEPS or len(totals) >= made - PROBE_STEPS:
             flows.append(net.through_time(batch) if net.recurrent else net.flow(batch).ratios)
             fired.append(dict(net.fires))
+            flat.append(dict(net.flat))
         before = net.outputs(batch)
         totals.append(net.backward(batch))
         optimizer.step()
@@ -112,12 +117,32 @@ def causes(case: Case, seed: int, made: int = PROBE_STEPS) -> frozenset[str]:
     }
     if not all(each < RUNAWAY * totals[0] for each in totals):
         found.add("GC102")
-    alive = fired[len(fired) // 2 :]
-    for name in alive[0]:
-        ever = torch.stack([each[name] for each in alive]).any(dim=0)
+    found |= _of_units(fired[len(fired) // 2 :], flat[len(flat) // 2 :])
+    if not math.isfinite(_first_loss(case, seed)):
+        found.add("GC401")
+    return frozenset(found)
+
+
+def _of_units(fired: list[dict[str, Tensor]], flat: list[dict[str, float]]) -> set[str]:
+    """Codes of units that are dead or saturated over some steps."""
+    found = set()
+    for name in fired[0]:
+        ever = torch.stack([each[name] for each in fired]).any(dim=0)
         if float(ever.double().mean()) < 1 - _DEAD:
             found.add("GC202")
-    return frozenset(found)
+    for name in flat[0]:
+        if statistics.median(each[name] for each in flat) >= _SATURATED:
+            found.add("GC201")
+    return found
+
+
+def _first_loss(case: Case, seed: int) -> float:
+    """Of the net as it is, in its own precision."""
+    torch.manual_seed(seed)
+    model = case.build()
+    inputs, targets = next(case.task.batches(case.batch_size, seed))
+    with torch.no_grad():
+        return float(case.task.criterion()(model(inputs), targets))
 
 
 def learns_nothing(case: Case, seed: int, steps: int = 2048) -> bool:
@@ -196,6 +221,7 @@ class _Net:
         recurrent: Names of its recurrent layers.
         loss: At the last backward pass.
         fires: Of ReLUs that no path leads around, which units fired in the last forward pass.
+        flat: Of sigmoids, tanhs, ELUs and SELUs, the share of their inputs where they are flat.
     """
 
     def __init__(self, case: Case, seed: int) -> None:
@@ -212,6 +238,7 @@ class _Net:
             if isinstance(each, nn.TransformerEncoderLayer)
         ]
         self.fires: dict[str, Tensor] = {}
+        self.flat: dict[str, float] = {}
         self._entropies: dict[nn.Module, float] = {}
         around = tuple(f"{name}." for name, each in modules.items() if isinstance(each, _SKIPS))
         for name, module in modules.items():
@@ -219,6 +246,8 @@ class _Net:
                 module.register_forward_pre_hook(self._attend)
             if isinstance(module, nn.ReLU) and not name.startswith(around):
                 module.register_forward_hook(self._listen(name))
+            if isinstance(module, _BOUNDED):
+                module.register_forward_hook(self._weigh(name))
             if isinstance(module, _LAYERS) and not name.startswith(tuple(blocks)):
                 module.register_forward_hook(self._keep(name))
 
@@ -310,12 +339,29 @@ class _Net:
 
         return hook
 
+    def _weigh(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            del output
+            largest = _slopes(module, torch.linspace(-5, 5, 10_001).double()).max()
+            flat = _slopes(module, inputs[0]) < _FLAT * largest
+            self.flat[name] = float(flat.double().mean())
+
+        return hook
+
     def _keep(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             del module, inputs
             self._outputs[name] = output
 
         return hook
+
+
+def _slopes(activation: nn.Module, inputs: Tensor) -> Tensor:
+    """Derivatives, by autograd."""
+    with torch.enable_grad():
+        at = inputs.detach().clone().requires_grad_()
+        (found,) = torch.autograd.grad(activation.forward(at).sum(), at)
+    return found.abs()
 
 
 def _over(part: float | Tensor, whole: float | Tensor) -> float:

@@ -403,6 +403,28 @@ def test_the_oracle_names_what_is_out_of_order() -> None:
     # He's weights keep signal and gradient; a factor tells twice between three hidden layers.
     assert oracle.causes(_case(scaled(0.1)), 0) == {"GC101", "GC203"}
     assert "GC102" in (oracle.causes(_case(scaled(12.0)), 0) or ())
+    assert "GC401" not in oracle.causes(_case(scaled(12.0)), 0)
+    assert "GC401" in oracle.causes(_case(scaled(1e20)), 0)  # float32 ends at 3e38
+
+
+def test_the_oracle_knows_whose_loss_runs_away() -> None:
+    assert not oracle.runs_away(HE_RELU, 0, steps=100)
+    hasty = dataclasses.replace(HE_RELU, make_optimizer=functools.partial(torch.optim.SGD, lr=10.0))
+    assert oracle.runs_away(hasty, 0, steps=100)
+
+
+def test_the_oracle_names_activations_that_are_flat() -> None:
+    def biased(bias: float) -> Callable[[], nn.Module]:
+        def build() -> nn.Module:
+            model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+            nn.init.constant_(model[0].bias, bias)  # type: ignore[arg-type]
+            return model
+
+        return build
+
+    # tanh' is a tenth at artanh(sqrt(0.9)) = 1.82.
+    assert "GC201" not in oracle.causes(_case(biased(0.0)), 0)
+    assert "GC201" in oracle.causes(_case(biased(4.0)), 0)
 
 
 def test_the_oracle_knows_who_learns_nothing() -> None:
