@@ -173,7 +173,8 @@ RULE = Rule(
     ),
     false_alarms=(
         "Residual BatchNorm nets start high (2500 for ResNet-152) and settle within a few steps: "
-        "only what persists is flagged."
+        "only what persists is flagged. A net that learns and runs away on the batches of the "
+        "probe may get through on others: its learning rate is at the edge."
     ),
     remedy="Smaller initial weights, normalisation, gradient clipping, a smaller learning rate.",
     check=check,
