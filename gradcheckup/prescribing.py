@@ -19,7 +19,6 @@ from gradcheckup.probe.batches import take
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective
 from gradcheckup.probe.safekeeping import random_state
 from gradcheckup.probe.subject import OptimizerSource, default_optimizer
-from gradcheckup.pursuit import HORIZON
 from gradcheckup.report import Report
 from gradcheckup.thresholds import Thresholds
 from gradcheckup.treatments import TREATMENTS
@@ -121,7 +120,8 @@ def prescribe(
     training, held_out = divided(taken)
     # What a treated net learns is told by its trial, and asked of it twice only where the verdict
     # on the untreated one depends on that.
-    again = examine if _is_schooled(before) else partial(examine, batches=batches or steps)
+    first = batches or steps
+    again = examine if _is_schooled(before, first) else partial(examine, batches=first)
     clinic = Clinic(
         model=model,
         source=optimizer or default_optimizer,
@@ -141,10 +141,11 @@ def prescribe(
     return clinic.prescribe(texts, on_trial)
 
 
-def _is_schooled(report: Report) -> bool:
-    """Whether a net is unhealthy for what became of it when it was trained on."""
+def _is_schooled(report: Report, first: int) -> bool:
+    """Whether a net is unhealthy for what became of it on more than the first batches."""
     found = (each for finding in report.at_least("critical") for each in finding.walk())
-    lost = len(report.recording.course) > HORIZON and not math.isfinite(report.recording.last_loss)
+    last = report.recording
+    lost = last.batches > first and not math.isfinite(last.last_loss)
     return lost or any(each.fact("schooled") for each in found)
 
 
