@@ -17,7 +17,7 @@ from gradcheckup.probe.bench import Bench
 from gradcheckup.probe.ledger import Ledger
 from gradcheckup.probe.objective import Objective
 from gradcheckup.probe.regression import unexplained_variance
-from gradcheckup.probe.safekeeping import RandomStates, Snapshot, replay
+from gradcheckup.probe.safekeeping import RandomStates, Snapshot, replay, without_noise
 from gradcheckup.probe.subject import Subject
 from gradcheckup.probe.supply import Supply
 from gradcheckup.records import Generalization, Recording, Step
@@ -185,7 +185,8 @@ class Probe:
 
     def generalization(self) -> Generalization | None:
         """What it knows of the batches that are kept apart; None where that cannot be said."""
-        with replay(RandomStates(), self.bench.subject.model):
+        model = self.bench.subject.model
+        with replay(RandomStates(), model), without_noise(model):
             left = self.bench.ignorance(*self.apart)
         if left is None:
             return None
@@ -203,8 +204,10 @@ class Probe:
 
     def readout(self) -> float | None:
         """The same of regression on the outputs of the net as it is now."""
-        known, new = self.bench.said(self.batches), self.bench.said(self.apart)
-        return unexplained_variance(known, new, self.bench.subject.model)
+        model = self.bench.subject.model
+        with without_noise(model):
+            known, new = self.bench.said(self.batches), self.bench.said(self.apart)
+        return unexplained_variance(known, new, model)
 
     def _batch(self) -> Any:
         turn, place = divmod(self.made, len(self.batches))

@@ -93,6 +93,23 @@ def replay(states: RandomStates, model: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
+@contextmanager
+def without_noise(model: nn.Module) -> Iterator[None]:
+    """In eval mode but for norms over a batch: dropout hides what a net knows."""
+    training = [
+        each
+        for each in model.modules()
+        if each.training and not isinstance(each, nn.modules.batchnorm._NormBase)  # noqa: SLF001
+    ]
+    for each in training:
+        each.training = False
+    try:
+        yield
+    finally:
+        for each in training:
+            each.training = True
+
+
 class Snapshot:
     """Everything of some modules and their optimizer, as it is at one moment."""
 

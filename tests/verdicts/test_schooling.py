@@ -310,6 +310,29 @@ def test_batches_come_in_another_order_each_time(recall: Data) -> None:
     assert trained == before
 
 
+def test_what_a_net_knows_is_asked_without_dropout(digits: Data) -> None:
+    """And with the statistics of the batch, as it is trained."""
+    modes: dict[str, set[bool]] = {"noise": set(), "norm": set()}
+
+    class Noise(nn.Dropout):
+        def forward(self, x: Tensor) -> Tensor:
+            modes["noise"].add(self.training)
+            return super().forward(x)
+
+    class Norm(nn.BatchNorm1d):
+        def forward(self, x: Tensor) -> Tensor:
+            modes["norm"].add(self.training)
+            return super().forward(x)
+
+    net = nn.Sequential(nn.Linear(64, 32), Norm(32), nn.ReLU(), Noise(0.5), nn.Linear(32, 10))
+    optimizer = partial(SGD, lr=1e-4)
+    report = gradcheckup.diagnose(net, digits(batch=64, count=28), CE, optimizer=optimizer)
+    assert report.recording.generalization is not None
+    assert modes == {"noise": {True, False}, "norm": {True}}
+    assert net.training
+    assert net[3].training
+
+
 def test_what_is_treated_is_followed_as_far_as_the_untreated(digits: Data) -> None:
     found = gradcheckup.prescribe(
         warned_of(),
