@@ -247,7 +247,7 @@ class _Net:
             if isinstance(module, nn.ReLU) and not name.startswith(around):
                 module.register_forward_hook(self._listen(name))
             if isinstance(module, _BOUNDED):
-                module.register_forward_hook(self._weigh(name))
+                module.register_forward_hook(self._weigh(name, module))
             if isinstance(module, _LAYERS) and not name.startswith(tuple(blocks)):
                 module.register_forward_hook(self._keep(name))
 
@@ -298,7 +298,7 @@ class _Net:
         """Leaves gradients on the parameters; returns their norm."""
         self.model.zero_grad()
         loss = self._loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call] # torch's own gap
         self.loss = float(loss.detach())
         found = [each.grad for each in self.model.parameters() if each.grad is not None]
         return math.hypot(*(float(each.norm()) for each in found))
@@ -339,10 +339,11 @@ class _Net:
 
         return hook
 
-    def _weigh(self, name: str) -> Any:
+    def _weigh(self, name: str, activation: nn.Module) -> Any:
+        largest = _slopes(activation, torch.linspace(-5, 5, 10_001).double()).max()
+
         def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
             del output
-            largest = _slopes(module, torch.linspace(-5, 5, 10_001).double()).max()
             flat = _slopes(module, inputs[0]) < _FLAT * largest
             self.flat[name] = float(flat.double().mean())
 

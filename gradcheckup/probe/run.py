@@ -17,7 +17,7 @@ from gradcheckup.probe.bench import Bench
 from gradcheckup.probe.ledger import Ledger
 from gradcheckup.probe.objective import Objective
 from gradcheckup.probe.regression import unexplained_variance
-from gradcheckup.probe.safekeeping import RandomStates, Snapshot, replay, without_noise
+from gradcheckup.probe.safekeeping import RandomStates, Snapshot, in_eval_mode, replay
 from gradcheckup.probe.subject import Subject
 from gradcheckup.probe.supply import Supply
 from gradcheckup.records import Generalization, Recording, Step
@@ -32,6 +32,9 @@ _MORE = 32
 _FEWEST = 6
 _KEPT = 3
 """One of so many is kept apart."""
+_NORMS = (nn.modules.batchnorm._NormBase,)  # noqa: SLF001 - the common base has no public name
+"""What keeps the statistics of the batch where a net is asked: running ones lag behind. The rest is
+in eval mode then, as dropout hides what a net knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,6 @@ class Probe:
         on_step: Called after each step but those that are made a second time.
         apart: Batches that it is not trained on.
         others: Batches that it is not trained on yet.
-        shuffles: Whether it goes through its batches in another order each time.
         losses: Of the steps that were made.
         told: Of how many `on_step` was told.
     """
@@ -69,7 +71,6 @@ class Probe:
     on_step: OnStep | None
     apart: Sequence[Any] = ()
     others: Sequence[Any] = ()
-    shuffles: bool = False
     losses: list[float] = field(default_factory=list)
     told: int = 0
 
@@ -181,12 +182,12 @@ class Probe:
 
         Always the same order keeps nets from learning that learn otherwise.
         """
-        self.batches, self.others, self.shuffles = (*self.batches, *self.others), (), True
+        self.batches, self.others = (*self.batches, *self.others), ()
 
     def generalization(self) -> Generalization | None:
         """What it knows of the batches that are kept apart; None where that cannot be said."""
         model = self.bench.subject.model
-        with replay(RandomStates(), model), without_noise(model):
+        with replay(RandomStates(), model), in_eval_mode(model, but=_NORMS):
             left = self.bench.ignorance(*self.apart)
         if left is None:
             return None
@@ -205,16 +206,18 @@ class Probe:
     def readout(self) -> float | None:
         """The same of regression on the outputs of the net as it is now."""
         model = self.bench.subject.model
-        with without_noise(model):
+        with in_eval_mode(model, but=_NORMS):
             known, new = self.bench.said(self.batches), self.bench.said(self.apart)
         return unexplained_variance(known, new, model)
 
     def _batch(self) -> Any:
         turn, place = divmod(self.made, len(self.batches))
-        if not self.shuffles:
+        widened = self.apart and not self.others
+        if not widened:
             return self.batches[place]
         # The same at the same step, where steps are made again.
-        return Random(turn).sample(self.batches, len(self.batches))[place]  # noqa: S311
+        order = Random(turn)  # noqa: S311 - nothing to do with security
+        return order.sample(self.batches, len(self.batches))[place]
 
     def _tell(self, planned: int) -> None:
         self.told += 1

@@ -94,20 +94,18 @@ def replay(states: RandomStates, model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def without_noise(model: nn.Module) -> Iterator[None]:
-    """In eval mode but for norms over a batch: dropout hides what a net knows."""
-    training = [
-        each
-        for each in model.modules()
-        if each.training and not isinstance(each, nn.modules.batchnorm._NormBase)  # noqa: SLF001
-    ]
-    for each in training:
-        each.training = False
+def in_eval_mode(model: nn.Module, *, but: tuple[type[nn.Module], ...] = ()) -> Iterator[None]:
+    """In eval mode inside, but for modules of some classes; all modes are as before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
+        for module, training in modes:
+            if isinstance(module, but):
+                module.training = training
         yield
     finally:
-        for each in training:
-            each.training = True
+        for module, training in modes:
+            module.training = training
 
 
 class Snapshot:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gradcheckup.errors import TargetError
 from gradcheckup.probe import batches
 from gradcheckup.probe.objective import main_output
+from gradcheckup.probe.safekeeping import in_eval_mode
 from gradcheckup.targets.candidates import candidates
 from gradcheckup.targets.discovery import required_arguments
 from gradcheckup.targets.inputs import InputSpec
@@ -84,19 +85,15 @@ def materialize(model: nn.Module, data: Any) -> bool:
         return False
     (batch, *_), _ = batches.take(data, 1)
     inputs, _ = batches.split(batch, model, keep_targets=True)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    still = in_eval_mode(model)
     try:
-        with torch.no_grad(), _quiet(), torch.random.fork_rng(devices=[]):
+        with still, torch.no_grad(), _quiet(), torch.random.fork_rng(devices=[]):
             batches.call(model, inputs)
     except Exception as error:
         raise TargetError(
             f"the model does not run on its data: {one_line(error)}",
             traceback_text=user_traceback(error),
         ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
     return True
 
 

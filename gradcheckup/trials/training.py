@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from gradcheckup.prescription import Outcome
 from gradcheckup.probe import batches
 from gradcheckup.probe.objective import Objective, is_torchs
-from gradcheckup.probe.safekeeping import random_state
+from gradcheckup.probe.safekeeping import in_eval_mode, random_state
 from gradcheckup.treatments.course import Treated
 
 _FEWEST_TO_SET_ASIDE = 5
@@ -116,21 +116,16 @@ def _train(model: nn.Module, optimizer: Optimizer, course: Course, steps: int) -
 
 def measure(model: nn.Module, course: Course, seed: int) -> Outcome:
     """How good a model is in eval mode; its modes are as before."""
-    modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
-    model.eval()
     losses: list[float] = []
     answers: list[tuple[Tensor, Tensor]] = []
-    try:
+    with in_eval_mode(model):
         for given in course.held_out:
             batch = batches.copied(given, device)
             losses.append(float(course.objective.loss(model, batch).detach()))
             found = _classes(model, batches.copied(given, device), course.objective)
             if found is not None:
                 answers.append(found)
-    finally:
-        for module, training in modes:
-            module.training = training
     loss = sum(losses) / len(losses)
     if not answers:
         return Outcome(seed=seed, loss=loss)

@@ -417,7 +417,7 @@ def test_the_oracle_names_activations_that_are_flat() -> None:
     def biased(bias: float) -> Callable[[], nn.Module]:
         def build() -> nn.Module:
             model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
-            nn.init.constant_(model[0].bias, bias)  # type: ignore[arg-type]
+            nn.init.constant_(model.get_parameter("0.bias"), bias)
             return model
 
         return build
