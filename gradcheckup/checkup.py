@@ -64,9 +64,9 @@ def diagnose(
         follow: The loss is followed to this step, and to four times as many where nothing is
             learnt by then. Where nothing is, or it is not finite any more, the last steps are
             measured as well; where the net learns in spite of what was found, that is a warning.
-            One that knows little still, or bears such a warning, is trained on to 32 times as
-            many, on more batches where the data has them: its loss must not run away, and it has
-            to know something of others. 0: not at all. 64 when left out, for nets small enough
+            A light one is trained on to 32 times as many at most, on more batches where the data
+            has them: its loss must not run away, and it has to know something of others. 0: not at
+            all. 64 when left out, for nets small enough
             that this takes some seconds at most.
         seed: Seed of the probe's random numbers.
         thresholds: Limits to judge by, or a mapping of the ones to change.

@@ -4,9 +4,8 @@ Some nets look sound at first and are spoilt after twenty or fifty steps: the lo
 units die and signals collapse one by one until it stands still. Others look bad and learn all the
 same. So small nets are followed further. Where the loss is not finite any more, or nothing has been
 learnt by then, the steps that led there are made again and measured; and where nothing has been
-learnt, once more after some patience. Where it is still open then whether the net learns, or there
-is a warning, it is schooled on more batches, and asked what it knows of others. That may acquit it,
-or convict it.
+learnt, once more after some patience. Then a light one is schooled on more batches, and asked what
+it knows of others. That may acquit it, or convict it.
 """
 
 from __future__ import annotations
@@ -44,13 +43,15 @@ _PATIENCE = 4
 """A net that knows nothing by the horizon, or that is to be condemned, is followed to this many
 times as far."""
 _SCHOOLING = 32
-"""A light one that knows little still, to this many."""
+"""A light one, to this many at most."""
 _SCHOOLED = 5e7
 """What is light: multiply-adds of a forward pass, of which two thousand steps take some seconds."""
 _KNOWS = 0.5
 """Who keeps no more than this share of the loss knows something."""
+_KNOWS_MOST = 0.05
+"""Who keeps no more than this is done,"""
 _KNOWS_ALL = 0.03
-"""Who keeps no more than this is done: so much is asked of what bears a warning."""
+"""and with a warning, no more than this."""
 
 _FORECAST = "GC305"
 """What says of a plateau that it goes on: time tells."""
@@ -74,8 +75,8 @@ def pursue(
         probe: Without a step yet.
         steps: How many to measure.
         follow: To how many in all the loss is followed; None for `HORIZON` where the net is small.
-            To `_PATIENCE` times as many where nothing is learnt by then, and where little is known
-            then, `_SCHOOLING` times.
+            To `_PATIENCE` times as many where nothing is learnt by then, and a light one to
+            `_SCHOOLING` times as many at most.
         judge: What the rules find.
         limits: That they judge by.
     """
@@ -117,9 +118,7 @@ class _Trail:
             followed = self._wait(followed)
         if self._condemns(followed, but=_FORECAST):
             return followed
-        if (followed.unlearnt or 0.0) >= _KNOWS or self._doubts(followed):
-            return self._compare(followed, _SCHOOLING * horizon)
-        return followed
+        return self._compare(followed, _SCHOOLING * horizon)
 
     def _condemns(self, recording: Recording, *, but: str = "") -> bool:
         return any(each.code != but for each in _critical(recording, self.judge))
@@ -175,18 +174,21 @@ class _Trail:
         """What a net knows at last of batches on which regression knows something."""
         if _work(followed) > _SCHOOLED or until < self.limits.schooled_steps:
             return followed
-        enough = _KNOWS_ALL if self._doubts(followed) else _KNOWS
+        doubtful = self._doubts(followed)
+        enough = _KNOWS_ALL if doubtful else _KNOWS_MOST
         now = self._school(followed, 0, enough)
         known = now.generalization
         if known is None or known.unlearnt < enough:
             return now
         left = self.probe.regression()
         told = left is not None and left <= self.limits.unexplained_variance
-        if known.unlearnt >= _KNOWS and not told:
+        if not told and known.unlearnt >= _KNOWS:
             return followed  # it may be the data
+        if not told and not doubtful:
+            return now
         schooled = self._school(now, until, enough)
         known = schooled.generalization
-        if known is None or known.unlearnt < _KNOWS:
+        if known is None or known.unlearnt < enough or not told:
             return schooled
         known = replace(known, regression=left, readout=self.probe.readout())
         return replace(schooled, generalization=known)

@@ -66,7 +66,7 @@ _OPTIONS = (
         type=click.IntRange(min=0),
         metavar="STEP",
         help="Follow the loss to this step: look again where it gets nowhere, acquit what learns "
-        "all the same, train on what learns nothing or bears a warning; 0: do not.  "
+        "all the same, train light nets on; 0: do not.  "
         "[default: 64 for small nets]",
     ),
     click.option(

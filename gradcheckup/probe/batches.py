@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -156,17 +157,73 @@ def _check_finite(batch: Any, index: int) -> None:
 
 def copied(batch: Any, device: torch.device) -> Any:
     """A copy of a batch on a device, so that in-place operations of a model spare the user's."""
-    if isinstance(batch, Tensor):
-        return batch.detach().clone().to(device).requires_grad_(batch.requires_grad)
+
+    def change(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf.detach().clone().to(device).requires_grad_(leaf.requires_grad)
+        # A PackedSequence, a graph batch: what can move itself.
+        return leaf.to(device) if callable(getattr(leaf, "to", None)) else leaf
+
+    return _rebuilt(change, batch)
+
+
+def remixed(batches: Sequence[Any], seed: int) -> Sequence[Any] | None:
+    """The samples of some batches, in batches of the same sizes but each among others.
+
+    Args:
+        batches: Their tensors have the samples first, the same number in each tensor of a batch.
+        seed: Of the order.
+
+    Returns:
+        None where it cannot be told what a sample is: there is something else than tensors, or
+        these are not alike.
+    """
+    rows: list[list[Any]] = []
+    for batch in batches:
+        rows.append([])
+        _rebuilt(rows[-1].append, batch)
+    if not all(map(_are_samples, rows)):
+        return None
+    if len({tuple((each.shape[1:], each.dtype, each.device) for each in row) for row in rows}) > 1:
+        return None
+    sizes = [len(row[0]) for row in rows]
+    order = Random(seed)  # noqa: S311 - nothing to do with security
+    places = torch.tensor(order.sample(range(sum(sizes)), sum(sizes)))
+    columns = [
+        torch.split(
+            torch.cat([each.detach() for each in column])[places.to(column[0].device)], sizes
+        )
+        for column in zip(*rows, strict=True)
+    ]
+    taken = zip(*columns, strict=True)
+    return [_filled(batch, iter(row)) for batch, row in zip(batches, taken, strict=True)]
+
+
+def _filled(batch: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same structure with the next tensors."""
+    return _rebuilt(lambda leaf: next(tensors).requires_grad_(leaf.requires_grad), batch)
+
+
+def _are_samples(row: Sequence[Any]) -> bool:
+    return bool(row) and all(
+        isinstance(each, Tensor)
+        and each.layout is torch.strided
+        and not each.is_nested
+        and each.shape[:1] == row[0].shape[:1] != ()
+        for each in row
+    )
+
+
+def _rebuilt(change: Callable[[Any], Any], batch: Any) -> Any:
+    """The same structure with other leaves: what is neither a mapping nor a sequence."""
     if isinstance(batch, Mapping):
-        values = {key: copied(each, device) for key, each in batch.items()}
+        values = {key: _rebuilt(change, each) for key, each in batch.items()}
         return values if type(batch) is dict else type(batch)(values)  # type: ignore[call-arg] # of a dict
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(copied(each, device) for each in batch))
+        return type(batch)(*(_rebuilt(change, each) for each in batch))
     if isinstance(batch, (tuple, list)):
-        return type(batch)(copied(each, device) for each in batch)
-    # A PackedSequence, a graph batch: what can move itself.
-    return batch.to(device) if callable(getattr(batch, "to", None)) else batch
+        return type(batch)(_rebuilt(change, each) for each in batch)
+    return change(batch)
 
 
 def split(batch: Any, model: nn.Module, *, keep_targets: bool) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ from gradcheckup.capture import (
 )
 from gradcheckup.capture.readings import Measured
 from gradcheckup.errors import GradcheckupError, LossError, ModelError
-from gradcheckup.probe.batches import copied
+from gradcheckup.probe.batches import copied, remixed
 from gradcheckup.probe.flags import unregistered
 from gradcheckup.probe.ledger import Ledger
 from gradcheckup.probe.objective import Objective
@@ -38,6 +38,8 @@ from gradcheckup.records import ParameterRecord, Recording, Response, Step
 from gradcheckup.tracebacks import one_line, user_traceback
 
 _FADED = 1e-3
+_SAME = 1e-4
+"""By how much of it a loss may differ where samples are added up in another order."""
 
 
 def never_called(
@@ -240,6 +242,20 @@ class Bench:
             return None
         known = [each for each in left if each is not None]
         return fmean(known) if known else None
+
+    def knows_samples(self, batch: Any) -> bool:
+        """Whether the loss is the same whatever the order of what looks like samples.
+
+        Of sequences whose first dimension is time it is not.
+        """
+        turned = remixed([batch], seed=0)
+        if turned is None:
+            return False
+        try:
+            with eager():
+                return math.isclose(self._loss(batch), self._loss(turned[0]), rel_tol=_SAME)
+        except Exception:  # noqa: BLE001 - a model that counts its calls: as if it were not
+            return False
 
     def said(self, batches: Sequence[Any]) -> list[tuple[Any, Any]]:
         """What the loss of some batches is computed from, and their targets."""

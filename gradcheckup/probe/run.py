@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 
 from gradcheckup.capture import Capture, eager
 from gradcheckup.errors import ModelError
+from gradcheckup.probe.batches import remixed
 from gradcheckup.probe.bench import Bench
 from gradcheckup.probe.ledger import Ledger
 from gradcheckup.probe.objective import Objective
@@ -61,8 +63,10 @@ class Probe:
         on_step: Called after each step but those that are made a second time.
         apart: Batches that it is not trained on.
         others: Batches that it is not trained on yet.
+        mixes: Whether their samples are mixed anew each time that it has gone through them.
         losses: Of the steps that were made.
         told: Of how many `on_step` was told.
+        turn: How often it has gone through its batches, and those of this time.
     """
 
     bench: Bench
@@ -71,8 +75,10 @@ class Probe:
     on_step: OnStep | None
     apart: Sequence[Any] = ()
     others: Sequence[Any] = ()
+    mixes: bool = False
     losses: list[float] = field(default_factory=list)
     told: int = 0
+    turn: tuple[int, Sequence[Any]] | None = None
 
     @property
     def made(self) -> int:
@@ -178,16 +184,18 @@ class Probe:
         return bool(self.apart)
 
     def widen(self) -> None:
-        """Trains on the others of them as well from now on, each time in another order.
+        """Trains on the others of them as well from now on, shuffled each time.
 
-        Always the same order keeps nets from learning that learn otherwise.
+        Always the same order keeps nets from learning that learn otherwise, and so do always the
+        same samples in a batch where there is a BatchNorm.
         """
         self.batches, self.others = (*self.batches, *self.others), ()
+        with self._asked():
+            self.mixes = self.bench.knows_samples(self.batches[0])
 
     def generalization(self) -> Generalization | None:
         """What it knows of the batches that are kept apart; None where that cannot be said."""
-        model = self.bench.subject.model
-        with replay(RandomStates(), model), in_eval_mode(model, but=_NORMS):
+        with self._asked():
             left = self.bench.ignorance(*self.apart)
         if left is None:
             return None
@@ -205,19 +213,29 @@ class Probe:
 
     def readout(self) -> float | None:
         """The same of regression on the outputs of the net as it is now."""
-        model = self.bench.subject.model
-        with in_eval_mode(model, but=_NORMS):
+        with self._asked():
             known, new = self.bench.said(self.batches), self.bench.said(self.apart)
-        return unexplained_variance(known, new, model)
+        return unexplained_variance(known, new, self.bench.subject.model)
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """The model is as it is asked what it knows, and put back afterwards."""
+        model = self.bench.subject.model
+        with replay(RandomStates(), model), in_eval_mode(model, but=_NORMS):
+            yield
 
     def _batch(self) -> Any:
         turn, place = divmod(self.made, len(self.batches))
         widened = self.apart and not self.others
-        if not widened:
-            return self.batches[place]
-        # The same at the same step, where steps are made again.
-        order = Random(turn)  # noqa: S311 - nothing to do with security
-        return order.sample(self.batches, len(self.batches))[place]
+        return (self._shuffled(turn) if widened else self.batches)[place]
+
+    def _shuffled(self, turn: int) -> Sequence[Any]:
+        """The batches of a turn: the same ones where steps are made again."""
+        if self.turn is None or self.turn[0] != turn:
+            mixed = remixed(self.batches, turn) if self.mixes else None
+            order = Random(turn)  # noqa: S311 - nothing to do with security
+            self.turn = turn, mixed or order.sample(self.batches, len(self.batches))
+        return self.turn[1]
 
     def _tell(self, planned: int) -> None:
         self.told += 1

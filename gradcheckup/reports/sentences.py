@@ -48,7 +48,7 @@ def _not_got_over(evidence: Evidence) -> str:
     if schooled is None or left is None:
         return ""
     return (
-        f"The net does not get over it: after {schooled:.0f} steps it knows nothing of new "
+        f"The net does not get over it: after {schooled:.0f} steps it knows little of new "
         f"batches, of which kernel regression explains {percent(1 - left)}."
     )
 
@@ -291,11 +291,14 @@ def _schooled(evidence: Evidence) -> list[str]:
     told, regression = evidence.figure("readout"), evidence.figure("regression")
     after = f"After {steps:.0f} steps" if steps else "After many steps"
     on = f" on {batches:.0f} batches" if batches else ""
-    next_to = "" if limit else "next to "
-    kept = f": {percent(left)} of the loss is left{evidence.percent_limit}" if left else ""
-    if told is not None and not limit:
-        kept += f", and its outputs explain {percent(max(1 - told, 0.0))} of what these ask for"
-    said = [f"{after}{on} the net knows {next_to}nothing of others{kept}."]
+    kept = f"{percent(left)} of the loss is left" if left else ""
+    if told is None or limit:
+        knows = "nothing of others" + (f": {kept}{evidence.percent_limit}" if left else "")
+    else:
+        share = percent(max(1 - told, 0.0))
+        knows = f"little of others: its outputs explain {share} of what these ask for"
+        knows += f", and {kept}" if left else ""
+    said = [f"{after}{on} the net knows {knows}."]
     if regression is not None:
         said.append(
             f"Kernel regression on the same batches explains {percent(1 - regression)} of what the "

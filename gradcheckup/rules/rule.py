@@ -12,9 +12,11 @@ _YIELDING = (
     "It is no more than a warning in a small net that was followed and learns all the same: its "
     "loss on at least 4 batches is at step 64 less than unlearnt_loss of what it is where their "
     "samples exchange the outputs, or by step 256 its loss on batches that it was not trained on. "
-    "A light net that bears such a warning is trained on to step 2048, to see whether that holds."
+    "A light net is trained on to step 2048 at most, to see whether that holds."
 )
-_CONVICTING = "A warning is critical where the net learns nothing in schooled_steps (GC306)."
+_CONVICTING = (
+    "A warning is critical where the net learns next to nothing in schooled_steps (GC306)."
+)
 
 Check = Callable[[Recording, Thresholds], Iterator[Finding]]
 

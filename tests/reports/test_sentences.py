@@ -139,10 +139,9 @@ def finding(code: str, **facts: object) -> Finding:
                 evidence=(("schooled", 2048), ("regression", 0.09), ("readout", 0.88)),
             ),
             (
-                "After 2048 steps the net knows next to nothing of others: 57% of the loss is "
-                "left, and its outputs explain 12% of what these ask for. Kernel regression on "
-                "the same batches explains 91% of what the others ask for: there is something to "
-                "learn."
+                "After 2048 steps the net knows little of others: its outputs explain 12% of what "
+                "these ask for, and 57% of the loss is left. Kernel regression on the same batches "
+                "explains 91% of what the others ask for: there is something to learn."
             ),
         ),
         (
@@ -154,7 +153,7 @@ def finding(code: str, **facts: object) -> Finding:
             ),
             (
                 "The gradient of layer1 is exactly 0, at all 8 steps. The net does not get over "
-                "it: after 2048 steps it knows nothing of new batches, of which kernel regression "
+                "it: after 2048 steps it knows little of new batches, of which kernel regression "
                 "explains 94%."
             ),
         ),

@@ -26,10 +26,10 @@ LIMITS = Thresholds(unexplained_variance=0.75, schooled_steps=2000)
         ({"regression": 1.1}, {}, False),  # targets at random
         ({"regression": None}, {}, False),  # it was not asked
         ({"steps": 1999}, {}, False),
-        # Of what regression explains, .26, the outputs explain less than a fourth.
-        ({"unlearnt": 0.6, "readout": 0.94}, {}, True),
-        ({"unlearnt": 0.6, "readout": 1.2}, {}, True),
-        ({"unlearnt": 0.6, "readout": 0.93}, {}, False),
+        # Of what regression explains, .26, the outputs explain less than two fifths.
+        ({"unlearnt": 0.6, "readout": 0.90}, {}, True),
+        ({"unlearnt": 0.2, "readout": 1.2}, {}, True),
+        ({"unlearnt": 0.6, "readout": 0.89}, {}, False),
         ({"unlearnt": 0.6, "readout": 1.2, "regression": 0.75}, {}, False),
         ({"unlearnt": 0.6, "readout": 1.2, "steps": 1999}, {}, False),
         ({"readout": 0.88}, {}, True),
