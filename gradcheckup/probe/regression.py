@@ -37,8 +37,8 @@ def unexplained_variance(
         model: Whose `forward` tells inputs from targets.
 
     Returns:
-        About 1 where nothing can be predicted; None where targets are no classes or numbers, or
-        samples differ in shape.
+        About 1 where nothing can be predicted; None where targets are not one class or number
+        each, or samples differ in shape.
     """
     try:
         fitted, asked = _samples(known, model), _samples(new, model)
@@ -85,13 +85,19 @@ def _samples(batches: Sequence[Any], model: nn.Module) -> _Samples | None:
 
 
 def _targets(given: Any) -> Tensor | None:
-    """Numbers, truth values, or one class for each sample."""
+    """One number, one truth value or one class for each sample.
+
+    Where more is asked for, as of an autoencoder, a net may be too narrow to say it all.
+    """
     if not isinstance(given, Tensor) or not given.ndim or not len(given):
         return None
     found = given.detach().cpu()
-    if found.is_floating_point() or found.dtype is torch.bool:
-        return found
-    return found.flatten() if found.numel() == len(found) else None  # not one for each place
+    if found.numel() == len(found):
+        return found.flatten()
+    one_of_many = found.ndim == 2 and bool(((found == 0) | (found == 1)).all())
+    if one_of_many and bool((found.sum(dim=1) == 1).all()):
+        return found.int().argmax(dim=1)
+    return None
 
 
 def _parts(inputs: Any, samples: int) -> Iterator[Tensor]:
@@ -133,7 +139,7 @@ def _left(known: _Samples, new: _Samples) -> float | None:
 def _indicators(known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
     """Targets as numbers: a column for each class."""
     if known.is_floating_point() or known.dtype is torch.bool:
-        return known.double().reshape(len(known), -1), new.double().reshape(len(new), -1)
+        return known.double()[:, None], new.double()[:, None]
     classes, places = torch.unique(torch.cat([known, new]), return_inverse=True)
     columns = functional.one_hot(places, len(classes)).double()
     return columns[: len(known)], columns[len(known) :]

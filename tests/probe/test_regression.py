@@ -109,11 +109,23 @@ def test_where_the_samples_stand() -> None:
         (torch.zeros(4, 2), "text"),
         (torch.randn(4, 2), torch.tensor(1.0)),
         (torch.randn(4, 2), torch.ones(4)),  # always the same
+        (torch.eye(4), torch.eye(4) * 2),  # a net may be too narrow to say it all
+        (torch.eye(4), torch.ones(4, 3)),  # several of them at once
     ],
-    ids=["no targets", "no tensors", "a map", "words", "one for all", "constant"],
+    ids=["no targets", "no tensors", "a map", "words", "one for all", "constant", "many", "tags"],
 )
 def test_what_it_cannot_tell(batch: Any) -> None:
     assert unexplained_variance([batch] * 3, [batch] * 2, MODEL) is None
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bool, torch.long])
+def test_one_of_many_is_a_class(kind: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(256, 4, generator=generator)
+    classes = inputs[:, :3].argmax(dim=1)
+    share = left(inputs, nn.functional.one_hot(classes, 3).to(kind))
+    assert share == left(inputs, classes)
+    assert (share or 1.0) < 0.5
 
 
 def test_samples_of_different_shapes() -> None:

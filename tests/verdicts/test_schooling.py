@@ -371,6 +371,21 @@ def test_of_labels_that_are_often_wrong_nobody_has_to_know_much(wrong: float) ->
     assert gradcheckup.diagnose(net, batches, CE, optimizer=ADAM).healthy
 
 
+@pytest.mark.parametrize("noise", [False, True], ids=["digits", "noise"])
+def test_a_net_that_is_too_narrow_by_design(digits: Data, *, noise: bool) -> None:
+    """One number for each sample leaves half of an image, and nearly all of white noise."""
+    generator = torch.Generator().manual_seed(0)
+    images = [x for x, _ in digits(batch=64, count=28)]
+    if noise:
+        images = [torch.randn(each.shape, generator=generator) for each in images]
+    torch.manual_seed(0)
+    sizes = [(64, 64), (64, 1), (1, 64), (64, 64)]
+    code, *rest = (nn.Linear(*each) for each in sizes)
+    net = nn.Sequential(code, nn.ReLU(), rest[0], rest[1], nn.ReLU(), rest[2])
+    report = gradcheckup.diagnose(net, [(x, x) for x in images], nn.MSELoss(), optimizer=ADAM)
+    assert report.healthy
+
+
 def test_what_a_net_knows_is_asked_without_dropout(digits: Data) -> None:
     """And with the statistics of the batch, as it is trained."""
     modes: dict[str, set[bool]] = {"noise": set(), "norm": set()}
