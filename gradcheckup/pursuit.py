@@ -171,9 +171,30 @@ class _Trail:
         return replace(followed, course=course, unlearnt=left)
 
     def _compare(self, followed: Recording, until: int) -> Recording:
-        """What a net knows at last of batches on which regression knows something."""
+        """What becomes of a light net that is trained on; twice, where it loses what it has learnt.
+
+        At rates as large as nets bear, that may be the chance of one order of the samples.
+        """
         if _work(followed) > _SCHOOLED or until < self.limits.schooled_steps:
             return followed
+        put_back = self.probe.mark()
+        found = self._taught(followed, until)
+        if not (self._has_lost(found) and self._condemns(found, but=_FORECAST)):
+            return found
+        put_back()
+        self.probe.reorder()
+        again = self._taught(followed, until)
+        return found if self._condemns(again, but=_FORECAST) else again
+
+    def _has_lost(self, found: Recording) -> bool:
+        """Whether it had learnt something, or its loss has run away."""
+        known = found.generalization
+        if known is None:
+            return _runs_away(found.course)
+        return min(self.probe.asked) < _KNOWS <= known.unlearnt
+
+    def _taught(self, followed: Recording, until: int) -> Recording:
+        """What a net knows at last of batches on which regression knows something."""
         doubtful = self._doubts(followed)
         enough = _KNOWS_ALL if doubtful else _KNOWS_MOST
         now = self._school(followed, 0, enough)

@@ -34,6 +34,8 @@ _MORE = 32
 _FEWEST = 6
 _KEPT = 3
 """One of so many is kept apart."""
+_TURNS = 2**20
+"""More than there are."""
 _NORMS = (nn.modules.batchnorm._NormBase,)  # noqa: SLF001 - the common base has no public name
 """What keeps the statistics of the batch where a net is asked: running ones lag behind. The rest is
 in eval mode then, as dropout hides what a net knows."""
@@ -64,6 +66,8 @@ class Probe:
         apart: Batches that it is not trained on.
         others: Batches that it is not trained on yet.
         mixes: Whether their samples are mixed anew each time that it has gone through them.
+        order: Which of the orders these are shuffled in.
+        asked: What it kept of the loss each time that it was asked what it knows.
         losses: Of the steps that were made.
         told: Of how many `on_step` was told.
         turn: How often it has gone through its batches, and those of this time.
@@ -76,6 +80,8 @@ class Probe:
     apart: Sequence[Any] = ()
     others: Sequence[Any] = ()
     mixes: bool = False
+    order: int = 0
+    asked: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     told: int = 0
     turn: tuple[int, Sequence[Any]] | None = None
@@ -193,12 +199,17 @@ class Probe:
         with self._asked():
             self.mixes = self.bench.knows_samples(self.batches[0])
 
+    def reorder(self) -> None:
+        """Shuffles otherwise from now on."""
+        self.order, self.turn = self.order + 1, None
+
     def generalization(self) -> Generalization | None:
         """What it knows of the batches that are kept apart; None where that cannot be said."""
         with self._asked():
             left = self.bench.ignorance(*self.apart)
         if left is None:
             return None
+        self.asked.append(left)
         seen = min(len(self.batches), self.made)
         return Generalization(steps=self.made, batches=seen, unlearnt=left)
 
@@ -232,8 +243,9 @@ class Probe:
     def _shuffled(self, turn: int) -> Sequence[Any]:
         """The batches of a turn: the same ones where steps are made again."""
         if self.turn is None or self.turn[0] != turn:
-            mixed = remixed(self.batches, turn) if self.mixes else None
-            order = Random(turn)  # noqa: S311 - nothing to do with security
+            seed = turn + _TURNS * self.order
+            mixed = remixed(self.batches, seed) if self.mixes else None
+            order = Random(seed)  # noqa: S311 - nothing to do with security
             self.turn = turn, mixed or order.sample(self.batches, len(self.batches))
         return self.turn[1]
 

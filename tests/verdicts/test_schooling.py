@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import cycle, islice, pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -271,6 +271,41 @@ def test_what_runs_away_after_it_has_learnt(
     # They were made a second time, and are the same.
     assert [step.loss for step in report.steps[:-1]] == [course[i] for i in (*range(8), *late[:-1])]
     assert f"of {len(course)} steps measured" in " ".join(str(report).split())
+
+
+class Unlucky(torch.optim.SGD):
+    """Goes wrong at step 100 where it meets the batch that it met there the first time."""
+
+    met: ClassVar[list[Tensor]] = []
+    given: ClassVar[list[Tensor]] = []
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__(parameters, lr=0.01, momentum=0.9)
+        self.made = 0
+
+    def step(self, closure: Any = None) -> Any:
+        found = super().step(closure)
+        self.made += 1
+        if self.made == 100:
+            self.met.append(self.given[-1].clone())
+            if torch.equal(self.met[0], self.met[-1]):
+                with torch.no_grad():
+                    self.param_groups[0]["params"][0].fill_(1e30)
+        return found
+
+
+def test_what_one_order_of_the_samples_has_done(digits: Data) -> None:
+    """That a net runs away is believed where it does so in another order as well."""
+    Unlucky.met.clear()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    net.register_forward_pre_hook(lambda _, inputs: Unlucky.given.append(inputs[0].detach()))
+    report = gradcheckup.diagnose(net, digits(batch=64, count=28), CE, optimizer=Unlucky)
+    assert report.healthy
+    one, again, other = Unlucky.met  # what has run away is made again, and measured
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert max(report.recording.course) < 10
 
 
 def test_what_loses_all_that_it_has_learnt(digits: Data) -> None:
