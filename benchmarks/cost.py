@@ -6,8 +6,9 @@ Both are timed in turn in one process, on one thread, and compared pair by pair,
 drift. torchvision's resnet18, 96 px, batch 8, of which 8 steps are measured; a small net that is
 followed to step 64: an MLP of 10 layers of 128 units, batch 64; one that knows nothing by then and
 is followed to step 256: 3 such layers of small weights; a recurrent net of 16 units that is to name
-the symbol 20 steps back, learns nothing, and is schooled to step 2048; and an MLP of 6 layers of 64
-units that bears a warning, learns digits, and is let go at step 1024. SGD with momentum.
+the symbol 20 steps back, learns nothing, and is schooled to step 2048; an MLP of 6 layers of 64
+units that bears a warning, learns digits, and is let go at step 1024; and one of 2 layers of 128
+that bears none, and is let go at step 128. SGD with momentum.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from benchmarks.tasks import digits, recall
 
 HORIZON, PATIENCE, SCHOOLING = 64, 256, 2048
 """To where a small net is followed, one that knows nothing by then, and one that learns nothing."""
-LET_GO = 1024
-"""By when the MLP that bears a warning knows nearly all."""
+LET_GO, AT_ONCE = 1024, 128
+"""By when the MLP that bears a warning knows nearly all, and the one that bears none."""
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -56,12 +57,17 @@ def _warned() -> tuple[nn.Module, Batches]:
     return mlp([64, *[64] * 6, 10], nn.LeakyReLU), list(islice(digits().batches(64, 0), 20))
 
 
+def _sound() -> tuple[nn.Module, Batches]:
+    return mlp([64, 128, 128, 10], nn.ReLU), list(islice(digits().batches(64, 0), 20))
+
+
 SUBJECTS: Mapping[str, tuple[Callable[[], tuple[nn.Module, Batches]], int]] = {
     "resnet18": (_resnet18, PROBE_STEPS),
     "MLP": (partial(_mlp, 10, "he"), HORIZON),
     "MLP on a plateau": (partial(_mlp, 3, "normal-0.02"), PATIENCE),
     "RNN that learns nothing": (_rnn, SCHOOLING),
     "MLP with a warning": (_warned, LET_GO),
+    "MLP that learns": (_sound, AT_ONCE),
 }
 
 
