@@ -66,8 +66,7 @@ def diagnose(
             measured as well; where the net learns in spite of what was found, that is a warning.
             A light one is trained on to 32 times as many at most, on more batches where the data
             has them: its loss must not run away, and it has to know something of others. 0: not at
-            all. 64 when left out, for nets small enough
-            that this takes some seconds at most.
+            all. 64 when left out, for nets small enough that this takes some seconds at most.
         seed: Seed of the probe's random numbers.
         thresholds: Limits to judge by, or a mapping of the ones to change.
         select: Codes, beginnings of codes or names of the rules to apply; None for all.

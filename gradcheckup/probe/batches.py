@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gradcheckup.errors import DataError
 from gradcheckup.tracebacks import one_line, user_traceback
+
+_Each = TypeVar("_Each")
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 """Keys under which a mapping carries its targets."""
@@ -167,6 +169,11 @@ def copied(batch: Any, device: torch.device) -> Any:
     return _rebuilt(change, batch)
 
 
+def reordered(these: Sequence[_Each], seed: int) -> list[_Each]:
+    """The same ones in another order, which depends on the seed alone."""
+    return Random(seed).sample(these, len(these))  # noqa: S311 - nothing to do with security
+
+
 def remixed(batches: Sequence[Any], seed: int) -> Sequence[Any] | None:
     """The samples of some batches, in batches of the same sizes but each among others.
 
@@ -187,8 +194,7 @@ def remixed(batches: Sequence[Any], seed: int) -> Sequence[Any] | None:
     if len({tuple((each.shape[1:], each.dtype, each.device) for each in row) for row in rows}) > 1:
         return None
     sizes = [len(row[0]) for row in rows]
-    order = Random(seed)  # noqa: S311 - nothing to do with security
-    places = torch.tensor(order.sample(range(sum(sizes)), sum(sizes)))
+    places = torch.tensor(reordered(range(sum(sizes)), seed))
     columns = [
         torch.split(
             torch.cat([each.detach() for each in column])[places.to(column[0].device)], sizes

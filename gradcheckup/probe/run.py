@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import nn
 
 from gradcheckup.capture import Capture, eager
 from gradcheckup.errors import ModelError
-from gradcheckup.probe.batches import remixed
+from gradcheckup.probe.batches import remixed, reordered
 from gradcheckup.probe.bench import Bench
 from gradcheckup.probe.ledger import Ledger
 from gradcheckup.probe.objective import Objective
@@ -70,7 +69,7 @@ class Probe:
         asked: What it kept of the loss each time that it was asked what it knows.
         losses: Of the steps that were made.
         told: Of how many `on_step` was told.
-        turn: How often it has gone through its batches, and those of this time.
+        shuffled: By which seed its batches were shuffled last, and what came of it.
     """
 
     bench: Bench
@@ -84,7 +83,7 @@ class Probe:
     asked: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     told: int = 0
-    turn: tuple[int, Sequence[Any]] | None = None
+    shuffled: tuple[int, Sequence[Any]] | None = None
 
     @property
     def made(self) -> int:
@@ -201,7 +200,7 @@ class Probe:
 
     def reorder(self) -> None:
         """Shuffles otherwise from now on."""
-        self.order, self.turn = self.order + 1, None
+        self.order += 1
 
     def generalization(self) -> Generalization | None:
         """What it knows of the batches that are kept apart; None where that cannot be said."""
@@ -242,12 +241,11 @@ class Probe:
 
     def _shuffled(self, turn: int) -> Sequence[Any]:
         """The batches of a turn: the same ones where steps are made again."""
-        if self.turn is None or self.turn[0] != turn:
-            seed = turn + _TURNS * self.order
+        seed = turn + _TURNS * self.order
+        if self.shuffled is None or self.shuffled[0] != seed:
             mixed = remixed(self.batches, seed) if self.mixes else None
-            order = Random(seed)  # noqa: S311 - nothing to do with security
-            self.turn = turn, mixed or order.sample(self.batches, len(self.batches))
-        return self.turn[1]
+            self.shuffled = seed, mixed or reordered(self.batches, seed)
+        return self.shuffled[1]
 
     def _tell(self, planned: int) -> None:
         self.told += 1
