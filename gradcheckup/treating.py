@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcheckup.errors import LossError
+from gradcheckup.nesting import tensors
 from gradcheckup.probe import batches
 from gradcheckup.probe.arguments import check_arguments
 from gradcheckup.probe.objective import ComputeLoss, Criterion, Objective, own_loss
@@ -89,7 +90,7 @@ def _reduced(batch: Any, objective: Objective, model: nn.Module) -> Tensor:
     own = own_loss(outputs)
     if isinstance(own, Tensor) and own.is_floating_point():
         outputs = own
-    totals = [each.double().sum() for each in batches.leaves(outputs) if each.is_floating_point()]
+    totals = [each.double().sum() for each in tensors(outputs) if each.is_floating_point()]
     if not totals:
         raise LossError("expected floating-point outputs, got none: give compute_loss")
     total = torch.stack(totals).sum()

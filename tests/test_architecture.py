@@ -29,7 +29,7 @@ READING = RECORDS | {
     "indications",
     "suggestions",
 }
-MEASURING = {"activations", "statistics", "capture", "probe"}
+MEASURING = {"activations", "statistics", "nesting", "capture", "probe"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -52,8 +52,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": RECORDS | {"suggestions", "tomli"},
     "activations": {"torch"},
     "statistics": {"torch"},
-    "capture": RECORDS | {"activations", "statistics", "torch"},
-    "probe": RECORDS | {"capture", "statistics", "tracebacks", "torch", "numpy"},
+    "nesting": {"torch"},
+    "capture": RECORDS | {"activations", "nesting", "statistics", "torch"},
+    "probe": RECORDS | {"capture", "nesting", "statistics", "tracebacks", "torch", "numpy"},
     "treatments": {"errors", "records", "suggestions", "tracebacks"}
     | {"activations", "capture", "probe", "statistics", "torch"},
     "checkup": READING | MEASURING | {"pursuit", "torch"},
@@ -73,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "launching": READING
     | {"capture", "probe", "runs", "tracebacks", "watching"}
     | {"torch", "typing_extensions"},
-    "treating": {"errors", "probe", "targets", "treatments", "torch"},
+    "treating": {"errors", "nesting", "probe", "targets", "treatments", "torch"},
     "targets": RECORDS | MEASURING | {"suggestions", "tracebacks", "torch", "numpy"},
     "cli": READING
     | {"checkup", "prescribing", "prescription", "reports", "settings", "targets", "tracebacks"}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from gradcheckup.capture.backward import listen, stop_listening
-from gradcheckup.capture.effect import mapped, telling, unexplained, without_effect
+from gradcheckup.capture.effect import telling, unexplained, without_effect
 from gradcheckup.capture.glance import Glance
 from gradcheckup.capture.hook import Hook
 from gradcheckup.capture.hooks import Capture
@@ -25,7 +25,6 @@ __all__ = [
     "class_name",
     "eager",
     "listen",
-    "mapped",
     "respond",
     "scriptable",
     "stop_listening",

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradcheckup.nesting import mapped
+
 _SAME = 1e-6
 _NOTICED = 1e-5
 _MISSED = 0.1
@@ -137,19 +139,6 @@ def _loss_with_other_output(
 def _other(output: Tensor) -> Tensor:
     """Other values, also in order: an argmax has to notice."""
     return 1 - 2 * output if output.is_floating_point() else output
-
-
-def mapped(change: Callable[[Tensor], Tensor], output: Any) -> Any:
-    """The same structure with other tensors."""
-    if isinstance(output, Tensor):
-        return change(output)
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(mapped(change, each) for each in output))
-    if isinstance(output, (tuple, list)):
-        return type(output)(mapped(change, each) for each in output)
-    if isinstance(output, dict):
-        return type(output)((key, mapped(change, value)) for key, value in output.items())
-    return output
 
 
 def _close(one: float, other: float) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import torch
@@ -14,6 +14,7 @@ from gradcheckup import statistics
 from gradcheckup.capture.pooling import Pooling
 from gradcheckup.capture.structure import Node, Place
 from gradcheckup.capture.through_time import Passage
+from gradcheckup.nesting import parts
 from gradcheckup.records import Role
 
 
@@ -195,20 +196,13 @@ def floating_tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         if output.is_floating_point() or output.is_complex():
             yield output
-    else:
-        for value in _parts(output):
-            yield from floating_tensors(value)
+        return
+    found = parts(output)
+    for value in _held(output) if found is None else found:
+        yield from floating_tensors(value)
 
 
-def _parts(output: Any) -> Iterable[Any]:
-    if isinstance(output, Mapping):
-        return output.values()
-    if isinstance(output, (tuple, list)):
-        return output
-    if isinstance(output, (type, nn.Module)):
-        return ()
-    if is_dataclass(output):
-        return [getattr(output, each.name, None) for each in fields(output)]
-    # An output class of one's own, one level deep.
-    held = vars(output).values() if hasattr(output, "__dict__") else ()
-    return [value for value in held if isinstance(value, Tensor)]
+def _held(output: Any) -> list[Tensor]:
+    """Of an output class of one's own, one level deep."""
+    known = hasattr(output, "__dict__") and not isinstance(output, (type, nn.Module))
+    return [each for each in vars(output).values() if isinstance(each, Tensor)] if known else []

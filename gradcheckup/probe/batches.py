@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
-from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gradcheckup.errors import DataError
+from gradcheckup.nesting import rebuilt, tensors
 from gradcheckup.tracebacks import one_line, user_traceback
-
-_Each = TypeVar("_Each")
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 """Keys under which a mapping carries its targets."""
@@ -86,7 +84,7 @@ def _iterated(data: Iterable[Any], count: int, most_bytes: float) -> list[Any]:
         try:
             for batch in islice(iter(data), count):
                 batches.append(batch)
-                held += sum(each.numel() * each.element_size() for each in leaves(batch))
+                held += sum(each.numel() * each.element_size() for each in tensors(batch))
                 if held >= most_bytes:
                     break
         except Exception as error:
@@ -114,26 +112,14 @@ def _generators_kept(data: Any) -> Iterator[None]:
             generator.set_state(state)
 
 
-def leaves(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from leaves(each)
-    elif isinstance(value, (tuple, list)):
-        for each in value:
-            yield from leaves(each)
-
-
 def _check_tensors(batch: Any, index: int) -> None:
     """Refuses arrays where torch needs tensors, and batches without samples or values."""
-    if any(tensor.is_meta for tensor in leaves(batch)):
+    if any(tensor.is_meta for tensor in tensors(batch)):
         raise DataError(
             f"expected tensors with values, but batch {index} has one on the meta device: make it "
             "on the model's device"
         )
-    sizes = [tensor.numel() for tensor in leaves(batch)]
+    sizes = [tensor.numel() for tensor in tensors(batch)]
     if sizes and not any(sizes):
         raise DataError(f"expected samples, but batch {index} is empty: every tensor has size 0")
     parts = batch.values() if isinstance(batch, Mapping) else batch
@@ -146,7 +132,7 @@ def _check_tensors(batch: Any, index: int) -> None:
 
 
 def _check_finite(batch: Any, index: int) -> None:
-    for tensor in leaves(batch):
+    for tensor in tensors(batch):
         numeric = tensor.is_floating_point() or tensor.is_complex()
         if numeric and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
@@ -166,70 +152,7 @@ def copied(batch: Any, device: torch.device) -> Any:
         # A PackedSequence, a graph batch: what can move itself.
         return leaf.to(device) if callable(getattr(leaf, "to", None)) else leaf
 
-    return _rebuilt(change, batch)
-
-
-def reordered(these: Sequence[_Each], seed: int) -> list[_Each]:
-    """The same ones in another order, which depends on the seed alone."""
-    return Random(seed).sample(these, len(these))  # noqa: S311 - nothing to do with security
-
-
-def remixed(batches: Sequence[Any], seed: int) -> Sequence[Any] | None:
-    """The samples of some batches, in batches of the same sizes but each among others.
-
-    Args:
-        batches: Their tensors have the samples first, the same number in each tensor of a batch.
-        seed: Of the order.
-
-    Returns:
-        None where it cannot be told what a sample is: there is something else than tensors, or
-        these are not alike.
-    """
-    rows: list[list[Any]] = []
-    for batch in batches:
-        rows.append([])
-        _rebuilt(rows[-1].append, batch)
-    if not all(map(_are_samples, rows)):
-        return None
-    if len({tuple((each.shape[1:], each.dtype, each.device) for each in row) for row in rows}) > 1:
-        return None
-    sizes = [len(row[0]) for row in rows]
-    places = torch.tensor(reordered(range(sum(sizes)), seed))
-    columns = [
-        torch.split(
-            torch.cat([each.detach() for each in column])[places.to(column[0].device)], sizes
-        )
-        for column in zip(*rows, strict=True)
-    ]
-    taken = zip(*columns, strict=True)
-    return [_filled(batch, iter(row)) for batch, row in zip(batches, taken, strict=True)]
-
-
-def _filled(batch: Any, tensors: Iterator[Tensor]) -> Any:
-    """The same structure with the next tensors."""
-    return _rebuilt(lambda leaf: next(tensors).requires_grad_(leaf.requires_grad), batch)
-
-
-def _are_samples(row: Sequence[Any]) -> bool:
-    return bool(row) and all(
-        isinstance(each, Tensor)
-        and each.layout is torch.strided
-        and not each.is_nested
-        and each.shape[:1] == row[0].shape[:1] != ()
-        for each in row
-    )
-
-
-def _rebuilt(change: Callable[[Any], Any], batch: Any) -> Any:
-    """The same structure with other leaves: what is neither a mapping nor a sequence."""
-    if isinstance(batch, Mapping):
-        values = {key: _rebuilt(change, each) for key, each in batch.items()}
-        return values if type(batch) is dict else type(batch)(values)  # type: ignore[call-arg] # of a dict
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_rebuilt(change, each) for each in batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(_rebuilt(change, each) for each in batch)
-    return change(batch)
+    return rebuilt(change, batch)
 
 
 def split(batch: Any, model: nn.Module, *, keep_targets: bool) -> tuple[Any, Any]:

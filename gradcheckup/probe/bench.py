@@ -25,9 +25,10 @@ from gradcheckup.capture import (
 )
 from gradcheckup.capture.readings import Measured
 from gradcheckup.errors import GradcheckupError, LossError, ModelError
-from gradcheckup.probe.batches import copied, remixed
+from gradcheckup.probe.batches import copied
 from gradcheckup.probe.flags import unregistered
 from gradcheckup.probe.ledger import Ledger
+from gradcheckup.probe.mixing import remixed
 from gradcheckup.probe.objective import Objective
 from gradcheckup.probe.precision import Gradients, differentiate, gradients_lost, scale_for
 from gradcheckup.probe.profile import assemble

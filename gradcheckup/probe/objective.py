@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradcheckup.errors import LossError
+from gradcheckup.nesting import tensors
 from gradcheckup.probe import batches
 
 Criterion = Callable[[Any, Any], Tensor]
@@ -138,7 +139,7 @@ def main_output(outputs: Any) -> tuple[Any, str]:
         value = getattr(outputs, name, None) if value is None else value
         if isinstance(value, Tensor):
             return value, f"the output's {name!r}"
-    first = next(batches.leaves(outputs), None)
+    first = next(tensors(outputs), None)
     if first is None:
         return outputs, ""
     return first, f"the first tensor of the {_kind(outputs)}"

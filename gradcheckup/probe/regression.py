@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gradcheckup.probe.batches import leaves, split
+from gradcheckup.nesting import tensors
+from gradcheckup.probe.batches import split
 
 _MOST_SAMPLES = 768
 _MOST_FEATURES = 4096
@@ -102,7 +103,7 @@ def _targets(given: Any) -> Tensor | None:
 
 def _parts(inputs: Any, samples: int) -> Iterator[Tensor]:
     """Tensors of an input with the samples first, flattened."""
-    for each in leaves(inputs):
+    for each in tensors(inputs):
         plain = each.detach().cpu()
         if plain.is_complex():
             plain = torch.view_as_real(plain)
@@ -125,9 +126,10 @@ def _left(known: _Samples, new: _Samples) -> float | None:
     if not spread > 0:
         return None
     best, left = None, None
+    same = torch.eye(len(known), dtype=torch.float64)
     for within, across in _kernels(known, new):
         for penalty in _PENALTIES:
-            inverse = torch.linalg.inv(within + penalty * torch.eye(len(known)).double())
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(within + penalty * same))
             weights = inverse @ (wanted - mean)
             press = float((weights / inverse.diagonal()[:, None]).square().sum())
             if best is None or press < best:

@@ -13,9 +13,9 @@ from torch import nn
 
 from gradcheckup.capture import Capture, eager
 from gradcheckup.errors import ModelError
-from gradcheckup.probe.batches import remixed, reordered
 from gradcheckup.probe.bench import Bench
 from gradcheckup.probe.ledger import Ledger
+from gradcheckup.probe.mixing import remixed, reordered
 from gradcheckup.probe.objective import Objective
 from gradcheckup.probe.regression import unexplained_variance
 from gradcheckup.probe.safekeeping import RandomStates, Snapshot, in_eval_mode, replay

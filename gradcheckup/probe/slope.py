@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradcheckup.capture import mapped
+from gradcheckup.nesting import mapped
 
 _DISTANCE = 0.1
 """How far outputs are moved, in standard deviations of theirs."""

@@ -330,10 +330,10 @@ def test_an_optimizer_that_calls_no_closure_is_followed(digits: Callable[..., Ba
 
 
 class Odd(dict[str, Tensor]):
-    """Outputs that cannot be rebuilt from pairs."""
+    """Outputs that cannot be made anew."""
 
-    def __init__(self, scores: Tensor) -> None:
-        super().__init__(scores=scores)
+    def __setitem__(self, key: str, value: Tensor) -> None:
+        raise TypeError("these are final")
 
 
 class OddNet(nn.Module):
@@ -345,7 +345,7 @@ class OddNet(nn.Module):
 
     def forward(self, x: Tensor) -> Odd:
         """Scores in a mapping of its own kind."""
-        return Odd(self.layer(x))
+        return Odd(scores=self.layer(x))
 
 
 def test_outputs_that_cannot_be_exchanged_are_no_error(digits: Callable[..., Batches]) -> None:

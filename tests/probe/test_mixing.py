@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradcheckup.probe.batches import remixed
+from gradcheckup.probe.mixing import remixed
 
 Pair = namedtuple("Pair", ["x", "y"])  # noqa: PYI024 - as users write it
 
