@@ -21,7 +21,7 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     limit = upper_limit(recording, thresholds)
 
     def explodes(step: Step) -> bool:
-        ratio = step.end_to_end_ratio
+        ratio = _ratio(step)
         return ratio is not None and ratio > limit
 
     steps = query.persistent(recording, explodes)
@@ -29,6 +29,20 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
         yield _across_layers(recording, recording.at(steps[0]), steps, limit)
     else:
         yield from _across_steps(recording, thresholds)
+
+
+def _ratio(step: Step) -> float | None:
+    """The end-to-end ratio, or the one behind the norm that follows the first layer if it is less.
+
+    A norm undoes whatever size its input has, and divides the gradient by it on the way back: in
+    front of it a small first layer has a large gradient without any growth through the net.
+    """
+    ratio, first = step.end_to_end_ratio, step.first
+    if ratio is None or first is None:
+        return ratio
+    following = step.layers[step.layers.index(first) + 1 :]
+    behind = following[0] if following and following[0].role is Role.NORM else first
+    return ratio if behind.gradient_ratio is None else min(ratio, behind.gradient_ratio)
 
 
 def upper_limit(recording: Recording, thresholds: Thresholds) -> float:
@@ -152,11 +166,12 @@ RULE = Rule(
     name="exploding-gradient",
     summary="the gradient grows towards the first layers, or from step to step",
     formula=(
-        "The end-to-end gradient ratio (see GC101) above the limit at every step of the second "
-        "half of the probe; or a norm over all parameter gradients that grows a thousandfold "
-        "within the probe, after an update of more than a tenth of a layer's weights, while the "
-        "loss rises above loss_growth times its first value. Of a net that was followed further, "
-        "the eight steps are measured up to which its loss leaves the finite numbers."
+        "The end-to-end gradient ratio (see GC101; behind the norm that follows the first layer, "
+        "if it is less there) above the limit at every step of the second half of the probe; or a "
+        "norm over all parameter gradients that grows a thousandfold within the probe, after an "
+        "update of more than a tenth of a layer's weights, while the loss rises above loss_growth "
+        "times its first value. Of a net that was followed further, the eight steps are measured "
+        "up to which its loss leaves the finite numbers."
     ),
     default=(
         "gradient_ratio_high = 100: see benchmarks/verdicts.md for what becomes of nets above it. "

@@ -193,6 +193,29 @@ def test_growth_that_settles_is_not_exploding(with_ratios: Make) -> None:
 
 
 @pytest.mark.parametrize(
+    ("role", "ratio", "found"),
+    [
+        (Role.NORM, 2.0, False),  # it undoes the size of a small first layer
+        (Role.NORM, 110.0, True),
+        (Role.NORM, None, True),
+        (Role.ACTIVATION, 2.0, True),
+    ],
+)
+def test_what_a_norm_behind_the_first_layer_makes_of_its_size_is_no_growth(
+    layer: Make, step: Make, recording: Make, role: Role, ratio: float | None, found: bool
+) -> None:
+    first, second = layer("early", gradient_ratio=250.0), layer("then", role=role)
+    layers = [
+        first,
+        replace(second, gradient_ratio=ratio),
+        layer("late"),
+        layer("head", output=True),
+    ]
+    made = recording([step(index, layers) for index in range(4)])
+    assert bool(list(exploding_gradient.check(made, LIMITS))) is found
+
+
+@pytest.mark.parametrize(
     ("optimizer", "signal", "ratio", "found"),
     [
         ("adam", 30.0, 2900.0, False),  # scaled both ways: Adam does not mind
