@@ -276,11 +276,10 @@ def test_normalisation_layers_raise_the_exploding_limit(
     layer: Make, step: Make, recording: Make
 ) -> None:
     # Thirty BatchNorm layers with ReLU grow by sqrt(pi / (pi - 1))^30 = 314 in theory.
-    norms = [layer(f"n{k}", role=Role.NORM, kind="batchnorm1d") for k in range(30)]
-
     def made(ratio: float) -> Recording:
-        early = layer("early", gradient_ratio=ratio, gradient_norm=ratio)
-        flow = [early, *norms, layer("late"), layer("head", output=True)]
+        grown = {"gradient_ratio": ratio, "gradient_norm": ratio}
+        norms = [layer(f"n{k}", role=Role.NORM, kind="batchnorm1d", **grown) for k in range(30)]
+        flow = [layer("early", **grown), *norms, layer("late"), layer("head", output=True)]
         return recording(step(index, flow) for index in range(4))
 
     expected = (math.pi / (math.pi - 1)) ** 15

@@ -44,7 +44,7 @@ def attending(layer: Make, step: Make, parameter: Make, recording: Make) -> Buil
                 index,
                 [
                     layer("early", gradient_ratio=ratio),
-                    layer("norm", kind="layernorm", role=Role.NORM),
+                    layer("norm", kind="layernorm", role=Role.NORM, gradient_ratio=ratio),
                     *(
                         block
                         for place, each in enumerate(entropies)
