@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -105,16 +105,21 @@ class Draw:
         self.architecture[name] = chosen
         return chosen
 
-    def case(self, task: Task, build: Callable[[], nn.Module]) -> Case:
-        """The case with what was chosen so far as its architecture, and an optimizer."""
+    def case(
+        self,
+        task: Task,
+        build: Callable[[], nn.Module],
+        optimizers: Mapping[str, Optimizer] = OPTIMIZERS,
+    ) -> Case:
+        """The case with what was chosen so far as its architecture, and one of the optimizers."""
         architecture = dict(self.architecture)
-        optimizer = self("optimizer", list(OPTIMIZERS))
+        optimizer = self("optimizer", list(optimizers))
         return Case(
             family=self.family,
             index=self.index,
             architecture={**architecture, "task": task.name},
             optimizer=optimizer,
-            make_optimizer=OPTIMIZERS[optimizer],
+            make_optimizer=optimizers[optimizer],
             task=task,
             build=build,
         )

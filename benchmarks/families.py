@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from benchmarks import literature, networks, planted, tasks
+from benchmarks import foreign, literature, networks, planted, tasks
 from benchmarks.cases import Case, Draw
 
 
@@ -134,6 +134,7 @@ FAMILIES: dict[str, Callable[[int], Case]] = {
     "recurrent": _recurrent,
     "transformer": _transformer,
     "attention": _attention,
+    "foreign": foreign.case,
     "literature": literature.case,
     "planted": planted.case,
 }

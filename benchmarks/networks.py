@@ -62,7 +62,7 @@ def initialise(model: nn.Module, name: str) -> nn.Module:
     """
     if name != "default":
         for module in model.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
+            if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
                 INITIALISATIONS[name](module.weight.data)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

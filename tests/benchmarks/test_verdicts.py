@@ -201,6 +201,18 @@ def test_every_family_builds_and_fits_its_task(family: str) -> None:
         assert loss.dim() == 0
 
 
+def test_foreign_nets_of_every_structure_learn_from_all_they_have() -> None:
+    """No part of them stands beside the way from the inputs to the loss."""
+    found = {str(case.architecture["structure"]): case for case in cases("foreign", 40)}
+    assert len(found) == 6
+    for case in found.values():
+        assert case.optimizer not in OPTIMIZERS
+        model = case.build()
+        inputs, targets = next(case.task.batches(16, 0))
+        case.task.criterion()(model(inputs), targets).backward()
+        assert all(each.grad is not None for each in model.parameters())
+
+
 def test_a_question_is_answered_by_the_pair_with_its_key() -> None:
     task = tasks.lookup(5)
     question = task.inputs[:, -1, :10]
