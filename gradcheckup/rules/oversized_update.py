@@ -28,7 +28,8 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     invariant = _scale_invariant(recording.steps[0])
     wrecking = any(any(_above(step, limit, empty | invariant)) for step in large)
     followed = last < first and not query.knows_nothing(recording)
-    got_over = recording.steps[-1].loss < first or followed
+    learnt = query.generalizes(recording, thresholds)
+    got_over = recording.steps[-1].loss < first or followed or learnt
     if got_over or not (lasting or (diverged and wrecking)):
         return
     layers = list(_above(large[-1], limit, empty))
@@ -81,10 +82,11 @@ RULE = Rule(
     formula=(
         "Update ratio ||dW|| / ||W|| of a hidden weight layer above oversized_update, while the "
         "loss does not end below where it began (after 64 steps, where the net was followed; what "
-        "then knows nothing of its batches has only come back to chance) and either diverged on "
-        "the way (not finite, or above loss_growth times its first value), or such updates last "
-        "over the second half of the probe. In front of a norm only those that last count: there "
-        "an update that is too large lengthens the weights, and shortens the next ones."
+        "then knows nothing of its batches has only come back to chance, and what knows others by "
+        "step 256 has got over it) and either diverged on the way (not finite, or above "
+        "loss_growth times its first value), or such updates last over the second half of the "
+        "probe. In front of a norm only those that last count: there an update that is too large "
+        "lengthens the weights, and shortens the next ones."
     ),
     default=(
         "oversized_update = 1.0, loss_growth = 2: usual updates are 1e-3 of the weights; "

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gradcheckup.records import Recording, Role, Severity
+from gradcheckup.records import Generalization, Recording, Role, Severity
 from gradcheckup.rules import (
     accumulating_gradient,
     oversized_update,
@@ -91,6 +91,17 @@ def test_what_follows_an_oversized_update(
     """It is got over where the loss ends lower, unless that is what a net at chance has."""
     made = with_updates(2.0, 0.1, 0.1, 0.1, losses=(1.0, 5.0, 5.0, 5.0))
     made = replace(made, course=(*[5.0] * 63, last), unlearnt=unlearnt)
+    assert bool(list(oversized_update.check(made, LIMITS))) is flagged
+
+
+@pytest.mark.parametrize(("left", "flagged"), [(0.24, False), (0.26, True)])
+def test_who_knows_other_batches_has_got_over_it(
+    with_updates: Make, left: float, flagged: bool
+) -> None:
+    """The loss after 64 steps may still be high."""
+    made = with_updates(2.0, 0.1, 0.1, 0.1, losses=(1.0, 5.0, 5.0, 5.0))
+    known = Generalization(steps=128, batches=20, unlearnt=left)
+    made = replace(made, course=(5.0,) * 64, unlearnt=0.6, generalization=known)
     assert bool(list(oversized_update.check(made, LIMITS))) is flagged
 
 
