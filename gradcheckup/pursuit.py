@@ -154,8 +154,7 @@ class _Trail:
             return followed
         if probe.has_more():
             probe.widen()
-        put_back = probe.mark()
-        probe.train((_PATIENCE - 1) * len(followed.course) - late)
+        put_back = self._train_twice((_PATIENCE - 1) * len(followed.course) - late)
         found = self._look() if math.isfinite(probe.losses[-1]) else followed
         course = tuple(probe.losses)
         if _runs_away(course):
@@ -170,28 +169,39 @@ class _Trail:
             return found
         return replace(followed, course=course, unlearnt=left)
 
-    def _compare(self, followed: Recording, until: int) -> Recording:
-        """What becomes of a light net that is trained on; twice, where it loses what it has learnt.
+    def _train_twice(self, steps: int) -> Callable[[], None]:
+        """Makes some steps, in another order where their loss runs away; what takes them back."""
+        probe = self.probe
+        put_back = probe.mark()
+        probe.train(steps)
+        if _runs_away(probe.losses) and probe.has_more():
+            put_back()
+            put_back = probe.mark()
+            probe.reorder()
+            probe.train(steps)
+        return put_back
 
-        At rates as large as nets bear, that may be the chance of one order of the samples.
+    def _compare(self, followed: Recording, until: int) -> Recording:
+        """What becomes of a light net that is trained on; twice, where one that learns is flagged.
+
+        That it gets stuck, or loses what it has learnt, may be the chance of one order.
         """
         if _work(followed) > _SCHOOLED or until < self.limits.schooled_steps:
             return followed
         put_back = self.probe.mark()
         found = self._taught(followed, until)
-        if not (self._has_lost(found) and self._condemns(found, but=_FORECAST)):
+        if not (self._learns(found) and self._condemns(found, but=_FORECAST)):
             return found
         put_back()
         self.probe.reorder()
         again = self._taught(followed, until)
         return found if self._condemns(again, but=_FORECAST) else again
 
-    def _has_lost(self, found: Recording) -> bool:
-        """Whether it had learnt something, or its loss has run away."""
-        known = found.generalization
-        if known is None:
+    def _learns(self, found: Recording) -> bool:
+        """Whether it knew something when it was asked, or its loss has run away."""
+        if found.generalization is None:
             return _runs_away(found.course)
-        return min(self.probe.asked) < _KNOWS <= known.unlearnt
+        return min(self.probe.asked) < query.NOTHING
 
     def _taught(self, followed: Recording, until: int) -> Recording:
         """What a net knows at last of batches on which regression knows something."""

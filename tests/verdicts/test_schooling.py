@@ -279,9 +279,9 @@ class Unlucky(torch.optim.SGD):
     met: ClassVar[list[Tensor]] = []
     given: ClassVar[list[Tensor]] = []
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        super().__init__(parameters, lr=0.01, momentum=0.9)
-        self.made = 0
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, becomes: float) -> None:
+        super().__init__(parameters, lr=lr, momentum=0.9)
+        self.made, self.becomes = 0, becomes
 
     def step(self, closure: Any = None) -> Any:
         found = super().step(closure)
@@ -289,21 +289,28 @@ class Unlucky(torch.optim.SGD):
         if self.made == 100:
             self.met.append(self.given[-1].clone())
             if torch.equal(self.met[0], self.met[-1]):
-                with torch.no_grad():
-                    self.param_groups[0]["params"][0].fill_(1e30)
+                for each in self.param_groups[0]["params"]:
+                    each.detach().fill_(self.becomes)
+                self.param_groups[0]["lr"] = 0.0
         return found
 
 
-def test_what_one_order_of_the_samples_has_done(digits: Data) -> None:
-    """That a net runs away is believed where it does so in another order as well."""
+@pytest.mark.parametrize(
+    ("rate", "becomes"),
+    [(0.01, 1e30), (3e-4, 1e30), (1.6e-3, 0.0)],
+    ids=["learns", "knew nothing", "began to learn"],
+)
+def test_what_one_order_of_the_samples_has_done(digits: Data, rate: float, becomes: float) -> None:
+    """That a net runs away, or forgets, is believed where it does so in another order as well."""
     Unlucky.met.clear()
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     net.register_forward_pre_hook(lambda _, inputs: Unlucky.given.append(inputs[0].detach()))
-    report = gradcheckup.diagnose(net, digits(batch=64, count=28), CE, optimizer=Unlucky)
+    optimizer = partial(Unlucky, lr=rate, becomes=becomes)
+    report = gradcheckup.diagnose(net, digits(batch=64, count=28), CE, optimizer=optimizer)
     assert report.healthy
-    one, again, other = Unlucky.met  # what has run away is made again, and measured
-    assert torch.equal(one, again)
+    one, *again, other = Unlucky.met
+    assert all(torch.equal(one, each) for each in again)  # made again, and measured
     assert not torch.equal(one, other)
     assert max(report.recording.course) < 10
 
