@@ -52,10 +52,11 @@ RULE = Rule(
         "whatever it keeps, that this share is below readout_little; where the inputs leave less "
         "than unexplained_variance. That is kernel ridge regression, linear or Gaussian, whichever "
         "predicts each sample best from the others, fitted to the batches that the net was trained "
-        "on, of targets that are one class or number a sample. A net that knew something, and lost "
-        "it, has to lose it in another order of the samples as well. What is a warning of GC101, "
-        "GC102, GC105 or GC203 is then the reason, and critical. Not in a warm-up or a schedule "
-        "that holds the rate low."
+        "on, of targets that are one class or number a sample. Where a net knew something when it "
+        "was asked, or its loss runs away, all that is asked once more, of the net trained in "
+        "another order of the samples, and only what is found then too counts. What is a warning "
+        "of GC101, GC102, GC105 or GC203 is then the reason, and critical. Not in a warm-up or a "
+        "schedule that holds the rate low."
     ),
     default=(
         "schooled_steps = 2000; unexplained_variance = 0.5; readout_nothing = 0.5; "
