@@ -170,7 +170,11 @@ class _Trail:
         return replace(followed, course=course, unlearnt=left)
 
     def _train_twice(self, steps: int) -> Callable[[], None]:
-        """Makes some steps, in another order where their loss runs away; what takes them back."""
+        """Makes some steps, and others in their place where their loss runs away.
+
+        Returns:
+            What takes them back.
+        """
         probe = self.probe
         put_back = probe.mark()
         probe.train(steps)
