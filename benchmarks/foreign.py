@@ -16,21 +16,21 @@ from torch.nn import functional as F
 from benchmarks import networks, tasks
 from benchmarks.cases import Case, Draw, Optimizer
 from benchmarks.networks import Residual
+from benchmarks.parts import TokenMean
 from benchmarks.tasks import Task
 
 _Layer = Callable[[], nn.Module]
 _Made = tuple[Task, Callable[[], nn.Module]]
 
-_SGD, _OPTIM = torch.optim.SGD, torch.optim
 OPTIMIZERS: dict[str, Optimizer] = {
-    "sgd-0.03-plain": functools.partial(_SGD, lr=0.03),
-    "sgd-0.3-plain": functools.partial(_SGD, lr=0.3),
-    "nesterov-0.03": functools.partial(_SGD, lr=0.03, momentum=0.9, nesterov=True),
-    "adam-0.01": functools.partial(_OPTIM.Adam, lr=0.01),
-    "adamw-0.0003": functools.partial(_OPTIM.AdamW, lr=3e-4, weight_decay=0.05),
-    "rmsprop-0.001": functools.partial(_OPTIM.RMSprop, lr=1e-3),
-    "nadam-0.003": functools.partial(_OPTIM.NAdam, lr=3e-3),
-    "adagrad-0.03": functools.partial(_OPTIM.Adagrad, lr=0.03),
+    "sgd-0.03-plain": functools.partial(torch.optim.SGD, lr=0.03),
+    "sgd-0.3-plain": functools.partial(torch.optim.SGD, lr=0.3),
+    "nesterov-0.03": functools.partial(torch.optim.SGD, lr=0.03, momentum=0.9, nesterov=True),
+    "adam-0.01": functools.partial(torch.optim.Adam, lr=0.01),
+    "adamw-0.0003": functools.partial(torch.optim.AdamW, lr=3e-4, weight_decay=0.05),
+    "rmsprop-0.001": functools.partial(torch.optim.RMSprop, lr=1e-3),
+    "nadam-0.003": functools.partial(torch.optim.NAdam, lr=3e-3),
+    "adagrad-0.03": functools.partial(torch.optim.Adagrad, lr=0.03),
 }
 _ACTIVATIONS: dict[str, _Layer] = {
     "relu": nn.ReLU,
@@ -67,7 +67,8 @@ class _Highway(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         share = torch.sigmoid(self.carry(x) - 1)
-        return share * self.inner(x) + (1 - share) * x  # type: ignore[no-any-return]
+        mixed: Tensor = share * self.inner(x) + (1 - share) * x
+        return mixed
 
 
 class _Gated(nn.Module):
@@ -89,16 +90,8 @@ class _Turned(nn.Module):
         self.inner = inner
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
-
-
-class _Mean(nn.Module):
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(self.dim)
+        found: Tensor = self.inner(x.transpose(1, 2))
+        return found.transpose(1, 2)
 
 
 class _Pooled(nn.Module):
@@ -111,7 +104,8 @@ class _Pooled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         outputs, _ = self.core(x)
-        return self.head(outputs.amax(1) if self.largest else outputs.mean(1))  # type: ignore[no-any-return]
+        scores: Tensor = self.head(outputs.amax(1) if self.largest else outputs.mean(1))
+        return scores
 
 
 class _Asked(nn.Module):
@@ -125,7 +119,8 @@ class _Asked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.questions @ self.keys(x).transpose(1, 2) / self.questions.shape[1] ** 0.5
-        return self.behind((logits.softmax(-1) @ self.values(x)).flatten(1))  # type: ignore[no-any-return]
+        scores: Tensor = self.behind((logits.softmax(-1) @ self.values(x)).flatten(1))
+        return scores
 
 
 def _activation(draw: Draw) -> _Layer:
@@ -206,7 +201,7 @@ def _mixer(draw: Draw) -> _Made:
         for _ in range(depth):
             layers.append(Residual(nn.Sequential(nn.LayerNorm(width), _Turned(mlp(8)))))
             layers.append(Residual(nn.Sequential(nn.LayerNorm(width), mlp(width))))
-        return nn.Sequential(*layers, _Mean(1), nn.Linear(width, 10))
+        return nn.Sequential(*layers, TokenMean(), nn.Linear(width, 10))
 
     return tasks.digits(8, 8), build
 

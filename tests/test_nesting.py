@@ -33,7 +33,7 @@ class Frozen:
         assert isinstance(self.x, Tensor)
 
 
-class Encoding(UserDict):  # type: ignore[type-arg]
+class Encoding(UserDict[str, Tensor]):
     """Like that of a well-known tokenizer: made of a dict, with something beside it."""
 
     def __init__(self, data: dict[str, Tensor], encodings: str) -> None:
@@ -41,7 +41,7 @@ class Encoding(UserDict):  # type: ignore[type-arg]
         self.encodings = encodings
 
 
-class Output(OrderedDict):  # type: ignore[type-arg]
+class Output(OrderedDict[str, Tensor]):
     """Like that of a well-known library: entries are set one by one, and are attributes."""
 
     def __setitem__(self, key: str, value: Any) -> None:

@@ -40,9 +40,8 @@ def _ratio(step: Step) -> float | None:
     ratio, first = step.end_to_end_ratio, step.first
     if ratio is None or first is None:
         return ratio
-    following = step.layers[step.layers.index(first) + 1 :]
-    behind = following[0] if following and following[0].role is Role.NORM else first
-    return ratio if behind.gradient_ratio is None else min(ratio, behind.gradient_ratio)
+    behind = query.in_front_of_norms(step).get(first.key, first).gradient_ratio
+    return ratio if behind is None else min(ratio, behind)
 
 
 def upper_limit(recording: Recording, thresholds: Thresholds) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
 
 from gradcheckup.records import Finding, LayerRecord, Recording, Role, Severity, Step
 from gradcheckup.rules import query
@@ -25,7 +24,9 @@ def check(recording: Recording, thresholds: Thresholds) -> Iterator[Finding]:
     highest = max((s.loss for s in recording.steps), key=lambda loss: (math.isnan(loss), loss))
     diverged = not highest <= first + (thresholds.loss_growth - 1) * abs(first)
     lasting = all(step in large for step in recording.settled)
-    invariant = _scale_invariant(recording.steps[0])
+    # A step that is too long lengthens weights in front of a norm, which shortens every later one
+    # (Arora, Li & Lyu 2019): there one peak is no more than another initialisation.
+    invariant = {name for name, _ in query.in_front_of_norms(recording.steps[0])}
     wrecking = any(any(_above(step, limit, empty | invariant)) for step in large)
     followed = last < first and not query.knows_nothing(recording)
     learnt = query.generalizes(recording, thresholds)
@@ -59,20 +60,6 @@ def _above(step: Step, limit: float, empty: set[str]) -> Iterator[LayerRecord]:
         ratio = layer.update_ratio
         if ratio is not None and ratio > limit and layer.name not in empty:
             yield layer
-
-
-def _scale_invariant(step: Step) -> set[str]:
-    """Weight layers right in front of a norm, whose output forgets the size of their weights.
-
-    A step that is too long lengthens the weights, which shortens every later one (Arora, Li & Lyu
-    2019): one peak is no more than another initialisation.
-    """
-    run = [layer for layer in step.layers if layer.role is not Role.CONTAINER]
-    return {
-        layer.name
-        for layer, following in pairwise(run)
-        if layer.role is Role.WEIGHT and following.role is Role.NORM
-    }
 
 
 RULE = Rule(

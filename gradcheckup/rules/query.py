@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from gradcheckup.records import LayerRecord, ParameterRecord, Recording, Role, Step
 from gradcheckup.thresholds import Thresholds
@@ -24,6 +25,16 @@ NOTHING = 0.9
 def hidden(step: Step, role: Role) -> list[LayerRecord]:
     """Layers of a role in execution order, without those at the loss end."""
     return [layer for layer in step.layers if layer.role is role and not layer.output]
+
+
+def in_front_of_norms(step: Step) -> dict[tuple[str, int], LayerRecord]:
+    """The norms right behind weight layers, by the key of the layer."""
+    run = [layer for layer in step.layers if layer.role is not Role.CONTAINER]
+    return {
+        layer.key: following
+        for layer, following in pairwise(run)
+        if layer.role is Role.WEIGHT and following.role is Role.NORM
+    }
 
 
 def names(layers: Iterable[LayerRecord]) -> tuple[str, ...]:
